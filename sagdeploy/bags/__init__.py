@@ -1,0 +1,1 @@
+"""Features of slides on disk, and the tables that say which slide is what."""

@@ -1,0 +1,1 @@
+"""From PyTorch to ONNX graphs in a Triton model repository."""

@@ -1,0 +1,1 @@
+"""What teaches attention where to look: annotations, cells, and the weights of Eq. 3."""

@@ -1,0 +1,111 @@
+"""The contract between training and serving, carried inside the model repository.
+
+`export` writes it into the ensemble's `config.pbtxt`, one entry a version; a client reads
+it from there, through a server or from the folder, and needs nothing else.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationError
+
+from sagdeploy.config import Strict, problems
+from sagdeploy.errors import ModelError
+from sagdeploy.slides.tiling import TilePlan
+
+PARAMETER = "sagdeploy_manifest_{version}"
+"""Name of the ensemble's parameter that holds the manifest of one version."""
+
+
+class ExtractorCard(Strict):
+    """What turns a tile into features, and where its weights come from."""
+
+    name: str
+    features: Annotated[int, Field(ge=1)]
+    """E, the length of a tile's feature vector."""
+
+    weights: str
+    """Where the weights come from, in words: a file's name and hash, or what stands in."""
+
+    sha256: str
+    """Of the ONNX file, which starts at uint8 (N, H, W, 3)."""
+
+    tile_px: Annotated[int, Field(ge=1)] | None = None
+    """Side of the only tiles it takes; None where any size will do."""
+
+
+class ModelCard(Strict):
+    """Where the diagnosis model comes from."""
+
+    model: str
+    guidance: tuple[str, ...]
+    seed: int
+    epoch: int
+    cohort_sha256: str
+    slides: dict[str, int]
+    """Slides per split."""
+
+    validation: dict[str, float]
+    """Metrics on the validation split, on which the epoch was chosen."""
+
+
+class Parity(Strict):
+    """Largest absolute difference between PyTorch and ONNX Runtime, by bag size."""
+
+    tiles: tuple[int, ...]
+    extractor: tuple[float, ...]
+    diagnosis: tuple[float, ...]
+
+
+class Manifest(Strict):
+    """Everything a client must know of one version of a model."""
+
+    schema_version: Literal[1] = 1
+    name: str
+    version: Annotated[int, Field(ge=1)]
+    classes: Annotated[tuple[str, ...], Field(min_length=2)]
+    """In the order of the probabilities."""
+
+    plan: TilePlan
+    extractor: ExtractorCard
+    heads: Annotated[int, Field(ge=1)] = 1
+    layers: Annotated[int, Field(ge=1)] = 1
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    """Divides the logits inside the graph; fitted on validation."""
+
+    diagnosis_sha256: str
+    card: ModelCard
+    parity: Parity
+    software: dict[str, str]
+    intended_use: str = "research use only"
+
+    @property
+    def magnifications(self) -> int:
+        """S, how many magnifications a slide is read at."""
+        return len(self.plan.mpp)
+
+    def tensors(self, kind: Literal["tiles", "features", "attention"]) -> tuple[str, ...]:
+        """Names of a kind of tensor in the graphs: `tiles`, or `tiles_0`, `tiles_1`, ..."""
+        if self.magnifications == 1:
+            return (kind,)
+        return tuple(f"{kind}_{index}" for index in range(self.magnifications))
+
+
+def extractor_name(model: str) -> str:
+    """Name of the extractor of an ensemble in the repository."""
+    return f"{model}_extractor"
+
+
+def diagnosis_name(model: str) -> str:
+    """Name of the diagnosis network of an ensemble in the repository."""
+    return f"{model}_diagnosis"
+
+
+def parse_manifest(text: str, where: str) -> Manifest:
+    """The manifest in `text`; ModelError names `where` it was found and what is wrong."""
+    try:
+        return Manifest.model_validate_json(text)
+    except ValidationError as error:
+        raise ModelError(
+            f"{where}: the manifest is not one this sagdeploy reads: {problems(error)}",
+            hint="export the model again, or update sagdeploy",
+        ) from error

@@ -1,0 +1,1 @@
+"""From a slide to features, and from features to a diagnosis."""

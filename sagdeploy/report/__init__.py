@@ -1,0 +1,1 @@
+"""What people look at: attention maps, GeoJSON, tables and pages."""

@@ -1,0 +1,1 @@
+"""Where the graphs run: ONNX Runtime in process, or a Triton server."""

@@ -1,0 +1,1 @@
+"""Slides as OpenSlide reads them: pixels, tissue, tiles, and painted slides for tests."""

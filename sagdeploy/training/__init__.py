@@ -1,0 +1,1 @@
+"""Losses of Eq. 4 to 6, training, evaluation and experiments."""

@@ -1,0 +1,113 @@
+"""The package reads in one direction, and each third-party library has one door."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent / "sagdeploy"
+
+# The data's way. A module may import only modules named on an earlier line.
+ORDER = """
+errors
+files
+config
+slides.slide slides.tiling
+slides.tissue
+slides.painting
+slides.synthetic
+guidance.annotations guidance.cells
+guidance.weights
+bags.cohort
+manifest
+bags.bag
+serving.engine serving.model_config
+serving.local serving.triton
+serving.server
+pipeline.stream
+pipeline.extract pipeline.guide pipeline.synth pipeline.predict
+report.record report.overlay report.geojson report.tables
+report.page
+report.folder
+batch
+doctor
+models.attention
+models.abmil models.scatnet models.mobilenet models.resnet models.stain
+models.extractors models.registry
+training.loss training.metrics training.checkpoint training.dataset
+training.evaluate
+training.train
+training.experiment
+export.graph
+export.repository
+demo
+cli.output
+cli.slides cli.learning cli.serving
+cli.app
+"""
+
+# library -> the only modules that may import it; a name ending in "." stands for a package
+DOORS = {
+    "openslide": {"slides.slide"},
+    "tifffile": {"slides.synthetic"},
+    "skimage": {"slides.tissue", "guidance.cells"},
+    "shapely": {"guidance.annotations", "guidance.cells", "guidance.weights"},
+    "defusedxml": {"guidance.annotations"},
+    "h5py": {"bags.bag"},
+    "google": {"serving.model_config"},
+    "onnxruntime": {"serving.local"},
+    "tritonclient": {"serving.triton", "serving.model_config"},
+    "safetensors": {"models.extractors", "training.checkpoint"},
+    "onnx": {"export.graph"},
+    "sklearn": {"guidance.cells", "training.metrics", "training.experiment"},
+    "torch": {"models.", "training.", "export."},
+    "typer": {"cli."},
+    "rich": {"cli."},
+}
+
+RANK = {name: rank for rank, line in enumerate(ORDER.splitlines()) for name in line.split()}
+FILES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts): path
+    for path in sorted(ROOT.rglob("*.py"))
+    if path.name not in ("__init__.py", "__main__.py")
+}
+
+
+def imports(path: Path) -> set[str]:
+    """Absolute names that a file imports, inside functions too."""
+    package = ["sagdeploy", *path.relative_to(ROOT).parent.parts]
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) + 1 - node.level] if node.level else []
+            base = ".".join([*above, *filter(None, [node.module])])
+            names |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
+    return names
+
+
+def may_open(module: str, library: str) -> bool:
+    """Whether `module` is a door of `library`, or the library has none."""
+    doors = DOORS.get(library, {module})
+    return any(module == door or (door[-1] == "." and module.startswith(door)) for door in doors)
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_imports_point_up_the_data(module: str) -> None:
+    assert module in RANK, f"give {module} its place in ORDER"
+    for name in imports(FILES[module]):
+        source = name.removeprefix("sagdeploy.")
+        if source != module and source in RANK:
+            assert RANK[source] < RANK[module], f"{module} imports {source}, which comes later"
+        library = name.split(".")[0]
+        assert may_open(module, library), f"{library} is for {DOORS[library]} alone"
+
+
+def test_packages_are_empty() -> None:
+    for path in ROOT.glob("*/__init__.py"):
+        assert not imports(path), f"{path}: import from the module, not from the package"
+
+
+def test_every_place_in_the_order_is_taken() -> None:
+    assert set(RANK) == set(FILES), "ORDER names modules that do not exist"
