@@ -115,3 +115,32 @@ def problems(error: ValidationError) -> str:
         f"{'.'.join(str(part) for part in item['loc']) or 'value'}: {item['msg']}"
         for item in error.errors()
     )
+
+
+def read_settings(path: Path | None) -> TrainSettings:
+    """Training settings from a TOML file, or the defaults without one."""
+    return read_toml(path, TrainSettings) if path else TrainSettings()
+
+
+def override(
+    settings: TrainSettings,
+    *,
+    model: str | None = None,
+    guidance: str | None = None,
+    epochs: int | None = None,
+) -> TrainSettings:
+    """Settings with what the command line says in their place.
+
+    guidance: `none`, or terms with commas between: `hg,tg`
+    """
+    values = settings.model_dump()
+    if model is not None:
+        values["model"]["name"] = model
+    if guidance is not None:
+        values["guidance"]["terms"] = () if guidance == "none" else guidance.split(",")
+    if epochs is not None:
+        values["optim"]["epochs"] = epochs
+    try:
+        return TrainSettings.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"settings: {problems(error)}") from error

@@ -9,11 +9,13 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationError
 
 from sagdeploy.config import Strict, problems
-from sagdeploy.errors import ModelError
+from sagdeploy.errors import ConfigError, ModelError
 from sagdeploy.slides.tiling import TilePlan
 
 PARAMETER = "sagdeploy_manifest_{version}"
 """Name of the ensemble's parameter that holds the manifest of one version."""
+
+TensorKind = Literal["tiles", "features", "attention", "attention_heads"]
 
 
 class ExtractorCard(Strict):
@@ -49,19 +51,22 @@ class ModelCard(Strict):
 
 
 class Parity(Strict):
-    """Largest absolute difference between PyTorch and ONNX Runtime, by bag size."""
+    """Largest difference between PyTorch and ONNX Runtime, by bag size.
+
+    Absolute where values are below one, relative to the largest of them above.
+    """
 
     tiles: tuple[int, ...]
     extractor: tuple[float, ...]
+    """Of a few tiles of each bag; empty where the extractor came as ONNX, with no PyTorch."""
+
     diagnosis: tuple[float, ...]
 
 
-class Manifest(Strict):
-    """Everything a client must know of one version of a model."""
+class ManifestDraft(Strict):
+    """What `export` knows of a model before it is published."""
 
-    schema_version: Literal[1] = 1
     name: str
-    version: Annotated[int, Field(ge=1)]
     classes: Annotated[tuple[str, ...], Field(min_length=2)]
     """In the order of the probabilities."""
 
@@ -72,7 +77,6 @@ class Manifest(Strict):
     temperature: Annotated[float, Field(gt=0)] = 1.0
     """Divides the logits inside the graph; fitted on validation."""
 
-    diagnosis_sha256: str
     card: ModelCard
     parity: Parity
     software: dict[str, str]
@@ -83,11 +87,24 @@ class Manifest(Strict):
         """S, how many magnifications a slide is read at."""
         return len(self.plan.mpp)
 
-    def tensors(self, kind: Literal["tiles", "features", "attention"]) -> tuple[str, ...]:
+    def tensors(self, kind: TensorKind) -> tuple[str, ...]:
         """Names of a kind of tensor in the graphs: `tiles`, or `tiles_0`, `tiles_1`, ..."""
-        if self.magnifications == 1:
-            return (kind,)
-        return tuple(f"{kind}_{index}" for index in range(self.magnifications))
+        return tensor_names(kind, self.magnifications)
+
+
+class Manifest(ManifestDraft):
+    """Everything a client must know of one version of a model."""
+
+    schema_version: Literal[1] = 1
+    version: Annotated[int, Field(ge=1)]
+    diagnosis_sha256: str
+
+
+def tensor_names(kind: TensorKind, magnifications: int) -> tuple[str, ...]:
+    """Names of a kind of tensor in the graphs, one a magnification."""
+    if magnifications == 1:
+        return (kind,)
+    return tuple(f"{kind}_{index}" for index in range(magnifications))
 
 
 def extractor_name(model: str) -> str:
@@ -104,8 +121,9 @@ def parse_manifest(text: str, where: str) -> Manifest:
     """The manifest in `text`; ModelError names `where` it was found and what is wrong."""
     try:
         return Manifest.model_validate_json(text)
-    except ValidationError as error:
+    except (ValidationError, ConfigError) as error:
+        problem = problems(error) if isinstance(error, ValidationError) else error
         raise ModelError(
-            f"{where}: the manifest is not one this sagdeploy reads: {problems(error)}",
+            f"{where}: the manifest is not one this sagdeploy reads: {problem}",
             hint="export the model again, or update sagdeploy",
         ) from error

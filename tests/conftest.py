@@ -6,6 +6,10 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from sagdeploy.pipeline.synth import CohortSpec, paint_cohort
+from sagdeploy.slides.synthetic import SlideSpec, paint_slide
+from tests.untrained import publish_untrained
+
 settings.register_profile("repeatable", deadline=None, derandomize=True)
 settings.load_profile("repeatable")
 
@@ -19,3 +23,27 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"real data is not at {folder}: set SAGDEPLOY_TEST_DATA")
     return folder
+
+
+@pytest.fixture(scope="session")
+def painted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A painted slide, wider than high, 1504 x 1104 px at 0.5 um."""
+    path = tmp_path_factory.mktemp("painted") / "painted.tiff"
+    paint_slide(path, SlideSpec(seed=3, size_l0=(1504, 1104), grade=1.0))
+    return path
+
+
+@pytest.fixture(scope="session")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`cohort.csv` of twelve small painted slides of two classes."""
+    spec = CohortSpec(slides=12, size_l0=(1200, 880), seed=1)
+    return paint_cohort(tmp_path_factory.mktemp("cohort"), spec)
+
+
+@pytest.fixture(scope="session")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model repository with `sag` in it: an ABMIL that was never trained."""
+    scratch = tmp_path_factory.mktemp("untrained")
+    repository = scratch / "model_repository"
+    publish_untrained(repository, scratch)
+    return repository

@@ -12,33 +12,51 @@ ORDER = """
 errors
 files
 config
+slides.metadata
 slides.slide slides.tiling
 slides.tissue
+slides.lattice slides.tiff
+slides.outline slides.textures slides.pyramid
+slides.anatomy slides.artefacts
+slides.nuclei
 slides.painting
 slides.synthetic
-guidance.annotations guidance.cells
-guidance.weights
+guidance.outlines guidance.masks guidance.detection
+guidance.annotations
+guidance.cells guidance.weights
 bags.cohort
 manifest
 bags.bag
-serving.engine serving.model_config
+serving.engine serving.model_config serving.patience
+serving.ensemble serving.runtime serving.transport serving.kserve
 serving.local serving.triton
+serving.connect serving.environment serving.backend.model
 serving.server
-pipeline.stream
+pipeline.outcome pipeline.inputs pipeline.stream
 pipeline.extract pipeline.guide pipeline.synth pipeline.predict
-report.record report.overlay report.geojson report.tables
+report.scale
+report.record report.regions
+report.findings report.overlay report.geojson report.tables
+report.pictures
+report.viewer
 report.page
 report.folder
 batch
 doctor
-models.attention
+models.attention models.dropout
+models.self_attention
 models.abmil models.scatnet models.mobilenet models.resnet models.stain
 models.extractors models.registry
-training.loss training.metrics training.checkpoint training.dataset
+training.terms
+training.loss training.metrics training.intervals training.splits training.adam
+training.checkpoint training.dataset
+training.inference training.state
+training.judgement training.train
 training.evaluate
-training.train
-training.experiment
+training.comparison training.experiment
 export.graph
+export.wrap export.parity
+export.layout
 export.repository
 demo
 cli.output
@@ -50,16 +68,18 @@ cli.app
 DOORS = {
     "openslide": {"slides.slide"},
     "tifffile": {"slides.synthetic"},
-    "skimage": {"slides.tissue", "guidance.cells"},
+    "skimage": {"slides.tissue", "guidance.detection"},
     "shapely": {"guidance.annotations", "guidance.cells", "guidance.weights"},
-    "defusedxml": {"guidance.annotations"},
+    "defusedxml": {"guidance.outlines"},
     "h5py": {"bags.bag"},
     "google": {"serving.model_config"},
-    "onnxruntime": {"serving.local"},
-    "tritonclient": {"serving.triton", "serving.model_config"},
+    "onnxruntime": {"serving.runtime", "serving.backend.model"},
+    "tritonclient": {"serving.kserve", "serving.model_config"},
+    "triton_python_backend_utils": {"serving.backend.model"},
+    "platformdirs": {"serving.environment"},
     "safetensors": {"models.extractors", "training.checkpoint"},
-    "onnx": {"export.graph"},
-    "sklearn": {"guidance.cells", "training.metrics", "training.experiment"},
+    "onnx": {"export.graph", "export.wrap"},
+    "sklearn": {"guidance.cells", "training.metrics", "training.splits"},
     "torch": {"models.", "training.", "export."},
     "typer": {"cli."},
     "rich": {"cli."},

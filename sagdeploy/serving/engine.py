@@ -37,6 +37,15 @@ class Engine(Protocol):
         """What runs where, for people: `Triton 2.51.0 at localhost:8000`."""
         ...
 
+    @property
+    def ensemble_tiles(self) -> int:
+        """Largest bag worth one request to the ensemble; 0 where streaming is always better."""
+        ...
+
+    def models(self) -> tuple[str, ...]:
+        """Names of the models that carry a manifest of ours."""
+        ...
+
     def manifest(self, model: str, version: int | None = None) -> Manifest:
         """Manifest of a model's version, or of its latest; ModelError if there is none."""
         ...

@@ -1,0 +1,5 @@
+"""`python -m sagdeploy` is `sagdeploy`."""
+
+from sagdeploy.cli.app import main
+
+main()

@@ -1,0 +1,156 @@
+"""Commands of the lab: train, evaluate, compare, export, demo."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+app = typer.Typer()
+
+Cohort = Annotated[Path, typer.Argument(help="Table of slides: slide_id, slide_path, label, ...")]
+Bags = Annotated[Path, typer.Option(help="Folder of the bags.")]
+Run = Annotated[Path, typer.Argument(help="Folder of a training run.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder of the demo.")] = Path("demo"),
+    seed: Annotated[int, typer.Option(help="Of the slides and of the first training.")] = 0,
+    json: Json = False,
+) -> None:
+    """Go the whole way on painted slides, offline: paint, train with and without guidance,
+    export, predict, report.
+
+    Example: sagdeploy demo --out demo
+    """
+    from dataclasses import asdict
+
+    from sagdeploy.cli.output import say, show_demo, show_json
+    from sagdeploy.demo import run_demo
+
+    result = run_demo(out, seed, say)
+    if json:
+        show_json(asdict(result))
+    else:
+        show_demo(result)
+
+
+@app.command()
+def train(
+    cohort: Cohort,
+    bags: Bags,
+    out: Annotated[Path, typer.Option(help="Folder of the run.")],
+    config: Annotated[Path | None, typer.Option(help="Settings as TOML.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="abmil, scatnet, or package.module:Class.")
+    ] = None,
+    guidance: Annotated[
+        str | None, typer.Option(help="none, hg, tg, or hg,tg; needs sagdeploy guide.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="How many trainings.")] = 1,
+    folds: Annotated[int | None, typer.Option(min=2, help="Folds by patient.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Overrides the settings.")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Trainings at once.")] = None,
+    json: Json = False,
+) -> None:
+    """Train a diagnosis model, guided or not; the same command resumes.
+
+    Example: sagdeploy train cohort.csv --bags bags --out run --guidance hg,tg --seeds 3
+    """
+    from sagdeploy.bags.cohort import read_cohort
+    from sagdeploy.cli.output import TrainingProgress, say, show_json
+    from sagdeploy.config import override, read_settings
+    from sagdeploy.training.experiment import train_seeds
+
+    table = read_cohort(cohort)
+    settings = override(read_settings(config), model=model, guidance=guidance, epochs=epochs)
+    with TrainingProgress(seeds * (folds or 1)) as progress:
+        record = train_seeds(
+            table,
+            bags,
+            out,
+            settings,
+            range(seeds),
+            folds=folds,
+            jobs=jobs,
+            progress=progress.epoch,
+        )
+    if json:
+        show_json(record.model_dump(mode="json"))
+    say(f"{record.arm}: {seeds} seeds in {out}")
+
+
+@app.command()
+def evaluate(
+    run: Run,
+    cohort: Cohort,
+    bags: Bags,
+    split: Annotated[
+        Literal["train", "val", "test", "folds"], typer.Option(help="Which slides.")
+    ] = "test",
+    json: Json = False,
+) -> None:
+    """Measure diagnosis and attention of a run on a split, with confidence intervals.
+
+    Example: sagdeploy evaluate run cohort.csv --bags bags --split test
+    """
+    from sagdeploy.bags.cohort import read_cohort
+    from sagdeploy.cli.output import show_evaluation, show_json
+    from sagdeploy.training.evaluate import evaluate_run
+
+    evaluation = evaluate_run(run, read_cohort(cohort), bags, split)
+    if json:
+        show_json(evaluation.model_dump(mode="json"))
+    else:
+        show_evaluation(evaluation)
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Runs, the baseline first.")],
+    split: Annotated[
+        Literal["train", "val", "test", "folds"], typer.Option(help="Which slides.")
+    ] = "test",
+    json: Json = False,
+) -> None:
+    """Put evaluated runs side by side, paired over their seeds.
+
+    Example: sagdeploy compare run-baseline run-hg run-hg-tg
+    """
+    from dataclasses import asdict
+
+    from sagdeploy.cli.output import show_json, show_markdown
+    from sagdeploy.training import comparison
+
+    result = comparison.compare(runs, split=split)
+    if json:
+        show_json(asdict(result))
+    else:
+        show_markdown(result.markdown())
+
+
+@app.command()
+def export(
+    run: Run,
+    repository: Annotated[Path, typer.Option(help="Triton model repository.")] = Path(
+        "model_repository"
+    ),
+    name: Annotated[str, typer.Option(help="The model's name in it.")] = "sag",
+    version: Annotated[int | None, typer.Option(min=1, help="Instead of the next one.")] = None,
+    extractor: Annotated[
+        Path | None, typer.Option(help="ONNX file of the extractor, where the run lacks it.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Publish a run's best model as a new version in a Triton model repository.
+
+    Example: sagdeploy export run --repository model_repository
+    """
+    from sagdeploy.cli.output import say, show_json
+    from sagdeploy.export.run import export_run
+
+    number = export_run(run, repository, name, version=version, extractor=extractor)
+    if json:
+        show_json({"name": name, "version": number})
+    say(f"{name} version {number} in {repository}")

@@ -1,0 +1,183 @@
+"""What the command line shows: results on stdout, progress and messages on stderr."""
+
+import sys
+import threading
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from sagdeploy.files import canonical_json
+from sagdeploy.pipeline.outcome import SlideOutcome
+
+if TYPE_CHECKING:  # these import torch, which a client need not have
+    from sagdeploy.demo import ArmResult, DemoResult
+    from sagdeploy.training.evaluate import Evaluation
+    from sagdeploy.training.train import EpochDone
+
+stdout = Console(highlight=False, soft_wrap=True)
+stderr = Console(highlight=False, soft_wrap=True, stderr=True)
+
+STYLES = {"done": "green", "not_analysable": "yellow", "failed": "red"}
+
+
+def show_json(value: Any) -> None:
+    """Print a value for machines."""
+    sys.stdout.write(canonical_json(value))
+
+
+def show_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str = "") -> None:
+    """Print a table for people."""
+    table = Table(title=title or None, title_justify="left")
+    for column in columns:
+        table.add_column(column)
+    for row in rows:
+        table.add_row(*(escape(str(cell)) for cell in row))
+    stdout.print(table)
+
+
+def say(message: str) -> None:
+    """Tell a person what is going on."""
+    stderr.print(escape(message))
+
+
+class SlideProgress:
+    """Progress over slides: a bar with rate on a terminal, one line a slide otherwise."""
+
+    def __init__(self, title: str, slides: int) -> None:
+        self._slides = slides
+        self._done = 0
+        self._tiles = 0
+        self._lock = threading.Lock()
+        self._bar = Progress(
+            TextColumn(title),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[tiles]} tiles"),
+            TimeRemainingColumn(),
+            console=stderr,
+            disable=not stderr.is_terminal,
+        )
+        self._task = self._bar.add_task(title, total=slides, tiles=0)
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+
+    def tiles(self, count: int) -> None:
+        """Count tiles that were done, from any thread."""
+        with self._lock:
+            self._tiles += count
+            self._bar.update(self._task, tiles=self._tiles)
+
+    def count(self, done: int, slides: int) -> None:
+        """Show that `done` of `slides` are done."""
+        self._bar.update(self._task, completed=done, total=slides)
+
+    def slide(self, outcome: SlideOutcome) -> SlideOutcome:
+        """Show how a slide ended, and hand it on."""
+        self._done += 1
+        self.count(self._done, self._slides)
+        style = STYLES[outcome.status]
+        stderr.print(
+            f"[{self._done}/{self._slides}]".replace("[", r"\["),
+            f"{escape(outcome.slide_id)}: [{style}]{escape(outcome.message)}[/]",
+        )
+        return outcome
+
+
+class TrainingProgress:
+    """Progress over trainings: a bar on a terminal, a line for each that is done otherwise."""
+
+    def __init__(self, trainings: int) -> None:
+        self._bar = Progress(
+            TextColumn("trainings"),
+            BarColumn(),
+            TextColumn("{task.percentage:.0f} %, loss {task.fields[loss]}"),
+            TimeRemainingColumn(),
+            console=stderr,
+            disable=not stderr.is_terminal,
+        )
+        self._task = self._bar.add_task("", total=None, loss="")
+        self._trainings = trainings
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+
+    def epoch(self, done: "EpochDone") -> None:
+        """Show that an epoch of one of the trainings is done."""
+        total = self._trainings * done.epochs
+        self._bar.update(self._task, advance=1, total=total, loss=f"{done.loss:.3f}")
+        if done.epoch == done.epochs and not stderr.is_terminal:
+            fold = "" if done.fold is None else f", fold {done.fold}"
+            say(f"seed {done.seed}{fold}: {done.epochs} epochs, loss {done.loss:.3f}")
+
+
+def show_evaluation(evaluation: "Evaluation") -> None:
+    """Print what a run is worth: mean over seeds, and the interval over patients."""
+    rows = []
+    for name, value in evaluation.mean.items():
+        interval = evaluation.intervals.get(name)
+        rows.append(
+            (
+                name,
+                f"{value:.3f}",
+                f"{evaluation.sd[name]:.3f}" if name in evaluation.sd else "",
+                f"{interval.low:.3f} to {interval.high:.3f}" if interval else "",
+            )
+        )
+    title = f"{evaluation.arm}: {evaluation.slides} slides, {evaluation.patients} patients"
+    show_table(("metric", "mean", "sd of seeds", "95 % over patients"), rows, title)
+
+
+def show_markdown(text: str) -> None:
+    """Print a table that is Markdown already."""
+    sys.stdout.write(text.rstrip() + "\n")
+
+
+DEMO_COLUMNS = {
+    "accuracy": "accuracy",
+    "auc": "AUC",
+    "attention_on_heuristic": "attention in lesion",
+    "attention_on_tissue": "attention on tissue",
+}
+
+
+def show_demo(result: "DemoResult") -> None:
+    """Print what the demo measured, what it made, and how long it took."""
+    rows = [
+        (arm.arm, *(_over_seeds(arm, metric) for metric in DEMO_COLUMNS)) for arm in result.arms
+    ]
+    title = f"{result.slides} held-out painted slides: mean over seeds (lowest to highest)"
+    show_table(("arm", *DEMO_COLUMNS.values()), rows, title)
+    show_table(("stage", "seconds"), result.seconds.items())
+    say(f"features: {result.extractor}")
+    say(f"{result.diagnosis}; open {result.report}")
+
+
+def _over_seeds(arm: "ArmResult", metric: str) -> str:
+    values = [value for seed in arm.seeds if (value := seed.get(metric)) is not None]
+    if not values:
+        return "undefined"
+    return f"{sum(values) / len(values):.2f} ({min(values):.2f} to {max(values):.2f})"

@@ -1,0 +1,91 @@
+"""Commands of the hospital: predict, serve, doctor."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer()
+
+Repository = Annotated[Path, typer.Option(help="Model repository that `export` wrote.")]
+Server = Annotated[str | None, typer.Option(help="Triton's address, such as localhost:8000.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+MODELS = Path("model_repository")
+
+
+@app.command()
+def predict(
+    slide: Annotated[list[Path], typer.Argument(help="Slides, or folders of slides.")],
+    server: Server = None,
+    repository: Repository = MODELS,
+    model: Annotated[str, typer.Option(help="The model's name.")] = "sag",
+    model_version: Annotated[int | None, typer.Option(help="Pin a version.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("out"),
+    mpp: Annotated[float | None, typer.Option(help="Force microns per pixel.")] = None,
+    trust_mpp: Annotated[bool, typer.Option("--trust-mpp", help="Take any scale.")] = False,
+    slide_id: Annotated[str | None, typer.Option(help="A pseudonym for a single slide.")] = None,
+    json: Json = False,
+) -> None:
+    """Diagnose slides: class, probabilities and attention maps.
+
+    Example: sagdeploy predict slide.svs --out out
+    """
+    from sagdeploy.batch import Batch, predict_batch
+    from sagdeploy.cli.output import SlideProgress, say, show_json
+    from sagdeploy.pipeline.inputs import collect_slides
+    from sagdeploy.pipeline.outcome import exit_code
+    from sagdeploy.pipeline.predict import PredictOptions
+    from sagdeploy.serving.connect import connect
+
+    slides = collect_slides(slide, slide_id)
+    engine = connect(server or os.environ.get("SAGDEPLOY_SERVER"), repository, model)
+    batch = Batch(
+        engine, engine.manifest(model, model_version), out, PredictOptions(mpp, trust_mpp)
+    )
+    say(f"{model} version {batch.manifest.version}, {engine.description}; research use only")
+    with SlideProgress("slides", len(slides)) as progress:
+        result = predict_batch(slides, batch, report=progress.slide, progress=progress.tiles)
+    if json:
+        show_json([record.model_dump(mode="json") for record in result.records])
+    say(f"results in {out}")
+    raise typer.Exit(exit_code(result.outcomes))
+
+
+@app.command()
+def serve(
+    repository: Repository = MODELS,
+    port: Annotated[int, typer.Option(help="HTTP port on loopback.")] = 8000,
+) -> None:
+    """Serve the model repository with a real Triton on this machine, for development.
+
+    Example: sagdeploy serve --repository model_repository
+    """
+    from sagdeploy.serving.server import serve
+
+    serve(repository, port)
+
+
+@app.command()
+def doctor(
+    server: Server = None,
+    repository: Repository = MODELS,
+    json: Json = False,
+) -> None:
+    """Check this installation, the repository and the server, and say how to mend them.
+
+    Example: sagdeploy doctor --server localhost:8000
+    """
+    from dataclasses import asdict
+
+    from sagdeploy.cli.output import show_json, show_table
+    from sagdeploy.doctor import examine, exit_code
+
+    checks = examine(server or os.environ.get("SAGDEPLOY_SERVER"), repository)
+    if json:
+        show_json([asdict(check) for check in checks])
+    else:
+        show_table(
+            ("", "check", "found", "fix"), [(c.status, c.name, c.found, c.fix) for c in checks]
+        )
+    raise typer.Exit(exit_code(checks))

@@ -1,0 +1,156 @@
+"""Commands about slides and bags: info, synth, extract, guide."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from sagdeploy.pipeline.outcome import SlideOutcome
+
+app = typer.Typer()
+
+Cohort = Annotated[Path, typer.Argument(help="Table of slides: slide_id, slide_path, label, ...")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+@app.command()
+def info(
+    slide: Annotated[Path, typer.Argument(help="A slide that OpenSlide reads.")],
+    mpp: Annotated[float | None, typer.Option(help="Force microns per pixel.")] = None,
+    trust_mpp: Annotated[bool, typer.Option("--trust-mpp", help="Take any scale.")] = False,
+    json: Json = False,
+) -> None:
+    """Show what the reader says of a slide: size, scale and its source, levels, tissue.
+
+    Example: sagdeploy info slide.svs
+    """
+    from sagdeploy.cli.output import show_json, show_table
+    from sagdeploy.pipeline.describe import describe_slide
+
+    facts = describe_slide(slide, mpp=mpp, trust_mpp=trust_mpp)
+    if json:
+        show_json(facts)
+    else:
+        show_table(("property", "value"), facts.items(), title=slide.name)
+
+
+@app.command()
+def synth(
+    out: Annotated[Path, typer.Argument(help="Folder to paint into.")],
+    slides: Annotated[int, typer.Option(min=6, help="How many slides.")] = 60,
+    classes: Annotated[int, typer.Option(help="2 or 4.")] = 2,
+    seed: Annotated[int, typer.Option(help="The same seed paints the same bytes.")] = 0,
+    shortcut: Annotated[
+        float,
+        typer.Option(
+            min=0, max=1, help="How well background artefacts tell the class in training slides."
+        ),
+    ] = 0.0,
+) -> None:
+    """Paint a cohort: pyramidal slides, annotations, cells, and cohort.csv.
+
+    Example: sagdeploy synth painted --slides 60 --shortcut 0.9
+    """
+    from sagdeploy.cli.output import SlideProgress, say
+    from sagdeploy.pipeline.synth import CohortSpec, paint_cohort
+
+    spec = CohortSpec(slides=slides, classes=classes, seed=seed, shortcut=shortcut)
+    with SlideProgress("slides", slides) as progress:
+        table = paint_cohort(out, spec, progress=progress.count)
+    say(f"cohort in {table}")
+
+
+@app.command()
+def extract(
+    cohort: Cohort,
+    out: Annotated[Path, typer.Option(help="Folder of the bags.")],
+    extractor: Annotated[
+        str, typer.Option(help="mobilenet_v2, resnet18_instancenorm, stain_texture or FILE.onnx.")
+    ] = "mobilenet_v2",
+    weights: Annotated[Path | None, typer.Option(help="The extractor's weights.")] = None,
+    plan: Annotated[Literal["dense", "grid"], typer.Option(help="How slides are cut.")] = "dense",
+    mpp: Annotated[
+        list[float] | None, typer.Option(help="Microns per pixel of the tiles; may be repeated.")
+    ] = None,
+    tile_px: Annotated[int, typer.Option(min=16, help="Side of a dense tile.")] = 224,
+    grid: Annotated[
+        list[int] | None, typer.Option(help="Crops a side of a grid, one for each --mpp.")
+    ] = None,
+    min_tissue: Annotated[
+        float, typer.Option(min=0, max=1, help="Least tissue of a dense tile; 0 keeps all.")
+    ] = 0.1,
+    mean: Annotated[
+        tuple[float, float, float], typer.Option(help="RGB mean that FILE.onnx expects.")
+    ] = (0.485, 0.456, 0.406),
+    std: Annotated[
+        tuple[float, float, float], typer.Option(help="RGB deviation that FILE.onnx expects.")
+    ] = (0.229, 0.224, 0.225),
+    trust_mpp: Annotated[bool, typer.Option("--trust-mpp", help="Take any scale.")] = False,
+    json: Json = False,
+) -> None:
+    """Turn a cohort's slides into bags of features; the same command resumes.
+
+    Example: sagdeploy extract cohort.csv --out bags --extractor stain_texture
+    """
+    from sagdeploy.bags.cohort import read_cohort
+    from sagdeploy.cli.output import SlideProgress, say
+    from sagdeploy.export.extractor import ExtractorSource, prepare_extractor
+    from sagdeploy.pipeline.extract import EXTRACTOR_FILE, Extraction, extract_cohort
+    from sagdeploy.serving.local import FileEngine
+    from sagdeploy.slides.tiling import TilePlan
+
+    table = read_cohort(cohort, need_labels=False)
+    tiles = TilePlan(plan, tuple(mpp or (0.5,)), tile_px, min_tissue, tuple(grid or ()))
+    card = prepare_extractor(ExtractorSource(extractor, weights, mean, std, tile_px), out)
+    say(f"extractor {card.name}: {card.weights}")
+    engine = FileEngine(out / EXTRACTOR_FILE)
+    work = Extraction(engine, card.name, card, tiles, trust_mpp)
+    with SlideProgress("slides", len(table.slides)) as progress:
+        outcomes = [
+            progress.slide(outcome) for outcome in extract_cohort(table, out, work, progress.tiles)
+        ]
+    _end(outcomes, json)
+
+
+@app.command()
+def guide(
+    cohort: Cohort,
+    bags: Annotated[Path, typer.Option(help="Folder of the bags.")],
+    tissue: Annotated[
+        Literal["otsu", "none"], typer.Option(help="Where tissue guidance comes from.")
+    ] = "otsu",
+    heuristic: Annotated[
+        Literal["annotations", "cells", "none"],
+        typer.Option(help="Where heuristic guidance comes from."),
+    ] = "annotations",
+    json: Json = False,
+) -> None:
+    """Write guidance into the bags: where the attention of a model in training should go.
+
+    Example: sagdeploy guide cohort.csv --bags bags --heuristic annotations
+    """
+    from sagdeploy.bags.cohort import read_cohort
+    from sagdeploy.cli.output import SlideProgress
+    from sagdeploy.pipeline.guide import guide_cohort
+
+    table = read_cohort(cohort, need_labels=False)
+    source = None if heuristic == "none" else heuristic
+    with SlideProgress("slides", len(table.slides)) as progress:
+        outcomes = [
+            progress.slide(outcome)
+            for outcome in guide_cohort(table, bags, tissue=tissue == "otsu", heuristic=source)
+        ]
+    _end(outcomes, json)
+
+
+def _end(outcomes: list[SlideOutcome], json: bool) -> None:
+    from dataclasses import asdict
+
+    from sagdeploy.cli.output import say, show_json
+    from sagdeploy.pipeline.outcome import exit_code
+
+    if json:
+        show_json([asdict(outcome) for outcome in outcomes])
+    failed = sum(outcome.status != "done" for outcome in outcomes)
+    say(f"{len(outcomes) - failed} slides done, {failed} not")
+    raise typer.Exit(exit_code(outcomes))

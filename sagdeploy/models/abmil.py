@@ -1,0 +1,97 @@
+"""ABMIL: a bag is the attention-weighted mean of its tiles (Eq. 2 of the paper).
+
+Ilse et al., "Attention-based deep multiple instance learning", ICML 2018. The default is
+the form that the SAG paper's public code trains, with its names of parameters: ReLU, and as
+many hidden units as features. `tanh` and `gated` are the original's, with 128.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from sagdeploy.errors import ConfigError
+from sagdeploy.models.attention import ModelOutput, masked_softmax
+from sagdeploy.models.dropout import Dropout
+
+Kind = Literal["relu", "tanh", "gated"]
+
+
+class GatedScore(nn.Module):
+    """One score a tile, tanh gated by a sigmoid: (B, N, E) -> (B, N, 1)."""
+
+    def __init__(self, features: int, hidden: int) -> None:
+        super().__init__()
+        self.value = nn.Linear(features, hidden)
+        self.gate = nn.Linear(features, hidden)
+        self.score = nn.Linear(hidden, 1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, N, E) -> (B, N, 1)."""
+        gated = torch.tanh(self.value(features)) * torch.sigmoid(self.gate(features))
+        score: Tensor = self.score(gated)
+        return score
+
+
+class Abmil(nn.Module):
+    """Attention-based multiple instance learning.
+
+    With several magnifications each has its own attention, which sums to 1 over its own
+    tiles, by the same weights; the pooled vectors are averaged. So a magnification of many
+    tiles does not drown one of few, and the parameters are those of a single one.
+    """
+
+    def __init__(
+        self,
+        *,
+        features: int,
+        classes: int,
+        magnifications: int = 1,
+        kind: Kind = "relu",
+        hidden: int = 0,
+        project: int = 0,
+        dropout: float = 0.0,
+    ) -> None:
+        """Raises ConfigError for an unknown kind or senseless sizes.
+
+        hidden:  hidden units of the attention; 0 for as many as features (relu) or 128
+        project: width to which features are first projected; 0 to pool them as they are
+        dropout: share of the (projected) features dropped in training
+        """
+        super().__init__()
+        if min(hidden, project) < 0 or not 0 <= dropout < 1:
+            raise ConfigError(f"abmil: hidden {hidden}, project {project}, dropout {dropout}")
+        width = project or features
+        self.magnifications = magnifications
+        self.projection = nn.Sequential()
+        if project:
+            self.projection = nn.Sequential(nn.Linear(features, project), nn.ReLU())
+        self.dropout = Dropout(dropout)
+        self.attention = _attention(kind, width, hidden or (width if kind == "relu" else 128))
+        self.classifier = nn.Sequential(nn.Linear(width, classes))
+
+    def forward(self, features: Sequence[Tensor], is_tile: Sequence[Tensor]) -> ModelOutput:
+        """Diagnose a batch of bags.
+
+        features: one (B, N, E) a magnification
+        is_tile:  one bool (B, N) a magnification
+        """
+        pooled, attention = [], []
+        for rows, real in zip(features, is_tile, strict=True):
+            rows = self.dropout(self.projection(rows))  # (B, N, width)
+            looked = masked_softmax(self.attention(rows).transpose(1, 2), real.unsqueeze(1))
+            pooled.append((looked @ rows).squeeze(1))  # (B, 1, N) x (B, N, width)
+            attention.append(looked.unsqueeze(1))  # (B, 1, 1, N)
+        bag = pooled[0] if len(pooled) == 1 else torch.stack(pooled).mean(dim=0)  # (B, width)
+        return ModelOutput(self.classifier(bag), tuple(attention))
+
+
+def _attention(kind: str, features: int, hidden: int) -> nn.Module:
+    """What scores tiles: (B, N, E) -> (B, N, 1)."""
+    if kind == "gated":
+        return GatedScore(features, hidden)
+    if kind not in ("relu", "tanh"):
+        raise ConfigError(f"abmil: kind {kind!r}: relu, tanh or gated")
+    activation = nn.ReLU(inplace=True) if kind == "relu" else nn.Tanh()
+    return nn.Sequential(nn.Linear(features, hidden), activation, nn.Linear(hidden, 1))

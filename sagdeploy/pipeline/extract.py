@@ -1,0 +1,135 @@
+"""From a cohort's slides to bags of features, resumable."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from sagdeploy.bags.bag import Bag, BagHeader, Magnification, read_header, write_bag
+from sagdeploy.bags.cohort import Cohort, CohortSlide
+from sagdeploy.config import problems
+from sagdeploy.errors import BagError, ConfigError
+from sagdeploy.files import sha256_of, write_json
+from sagdeploy.manifest import ExtractorCard
+from sagdeploy.pipeline.outcome import SlideOutcome, each_slide
+from sagdeploy.pipeline.stream import Progress, extractor_of, stream_features
+from sagdeploy.serving.engine import Engine
+from sagdeploy.slides.slide import Slide, open_slide
+from sagdeploy.slides.tiling import TilePlan, Tiles, coverage, plan_tiles
+from sagdeploy.slides.tissue import find_tissue
+
+EXTRACTOR_FILE = "extractor.onnx"
+CARD_FILE = "extractor.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Extraction:
+    """How slides become bags, the same for a whole cohort."""
+
+    engine: Engine
+    model: str
+    """The extractor's name in the engine."""
+
+    card: ExtractorCard
+    plan: TilePlan
+    trust_mpp: bool = False
+    workers: int | None = None
+
+    def __post_init__(self) -> None:
+        tile_px = self.card.tile_px
+        if tile_px and (self.plan.kind == "grid" or self.plan.tile_px != tile_px):
+            raise ConfigError(
+                f"extractor {self.card.name} takes tiles of {tile_px} px only",
+                hint=f"pass --plan dense --tile-px {tile_px}",
+            )
+
+
+def extract_cohort(
+    cohort: Cohort,
+    bags: Path,
+    extraction: Extraction,
+    progress: Progress = lambda count: None,
+) -> Iterator[SlideOutcome]:
+    """Write `bags/<slide_id>.h5` for each slide, in order; an up-to-date bag is kept as it is."""
+
+    def work(row: CohortSlide) -> str:
+        return extract_slide(row, bags / f"{row.slide_id}.h5", extraction, progress)
+
+    return each_slide(cohort.slides, lambda row: row.slide_id, work)
+
+
+def extract_slide(
+    row: CohortSlide, path: Path, extraction: Extraction, progress: Progress = lambda count: None
+) -> str:
+    """Write one slide's bag to `path`; says in a line what was done."""
+    with open_slide(row.slide_path) as slide:
+        header = _header(slide, row, extraction)
+        if _is_current(path, header):
+            return "up to date"
+        tissue = find_tissue(slide)
+        tiles = plan_tiles(
+            extraction.plan,
+            size_l0=slide.size_l0,
+            bounds_l0=slide.bounds_l0,
+            slide_mpp=header.mpp,
+            mask=tissue.mask,
+            name=slide.name,
+        )
+        infer = extractor_of(extraction.engine, extraction.model, extraction.card.features)
+        magnifications = tuple(
+            Magnification(
+                tiles=level,
+                features=stream_features(
+                    slide, level, infer, workers=extraction.workers, progress=progress
+                ),
+                tissue_coverage=coverage(tissue.mask, level.xy_l0, level.size_l0, slide.size_l0),
+                heuristic_coverage=None,
+            )
+            for level in tiles
+        )
+    write_bag(path, Bag(header, magnifications))
+    return f"{_count(tiles)} tiles"
+
+
+def write_card(bags: Path, card: ExtractorCard) -> None:
+    """Keep beside the bags which extractor made them."""
+    write_json(bags / CARD_FILE, card.model_dump(mode="json"))
+
+
+def read_card(bags: Path) -> ExtractorCard:
+    """The card of the extractor that made the bags; BagError if there is none."""
+    path = bags / CARD_FILE
+    try:
+        return ExtractorCard.model_validate_json(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BagError(
+            f"{bags}: no {CARD_FILE}, so no bags of this sagdeploy", hint="run sagdeploy extract"
+        ) from error
+    except ValidationError as error:
+        raise BagError(f"{path}: {problems(error)}", hint="run sagdeploy extract again") from error
+
+
+def _header(slide: Slide, row: CohortSlide, extraction: Extraction) -> BagHeader:
+    mpp = slide.resolve_mpp(override=row.mpp, source="cohort", trust=extraction.trust_mpp)
+    return BagHeader(
+        slide_id=row.slide_id,
+        slide_sha256=sha256_of(slide.path),
+        slide_size_l0=slide.size_l0,
+        mpp=mpp.value,
+        mpp_source=mpp.source,
+        plan=extraction.plan,
+        extractor=extraction.card,
+    )
+
+
+def _is_current(path: Path, header: BagHeader) -> bool:
+    """Whether a bag of the same slide, plan and extractor is there, whatever its age."""
+    try:
+        return path.exists() and read_header(path) == header
+    except BagError:
+        return False
+
+
+def _count(tiles: tuple[Tiles, ...]) -> int:
+    return sum(len(level) for level in tiles)

@@ -1,0 +1,144 @@
+"""What was found on a slide, as its record."""
+
+import hashlib
+import platform
+import re
+from importlib.metadata import PackageNotFoundError, version
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sagdeploy.files import canonical_json
+from sagdeploy.manifest import Manifest
+from sagdeploy.pipeline.outcome import SlideOutcome
+from sagdeploy.pipeline.predict import Prediction, SlideFacts
+from sagdeploy.report.record import (
+    TOP_TILES,
+    AttentionRecord,
+    DiagnosisRecord,
+    ErrorRecord,
+    ModelRecord,
+    MppRecord,
+    PredictionRecord,
+    SlideRecord,
+    TopTile,
+)
+from sagdeploy.report.scale import percentiles
+from sagdeploy.slides.tiling import Tiles
+
+SOFTWARE = ("sagdeploy", "numpy", "pillow", "openslide-python", "openslide-bin")
+
+
+def record_of(prediction: Prediction, artefacts: dict[str, str]) -> PredictionRecord:
+    """The record of a slide that is done.
+
+    artefacts: SHA-256 of the files written beside it, by name
+    """
+    layers = zip(
+        prediction.tiles, prediction.diagnosis.attention, prediction.tissue_coverage, strict=True
+    )
+    return PredictionRecord(
+        slide_id=prediction.slide_id,
+        status="done",
+        slide=_slide(prediction.slide),
+        model=_model(prediction.manifest),
+        engine=re.split(" at |, ", prediction.engine)[0],
+        prediction=_diagnosis(prediction),
+        attention=tuple(_attention(*layer) for layer in layers),
+        counts=prediction.counts,
+        warnings=prediction.warnings,
+        software=_software(),
+        artefacts=artefacts,
+    )
+
+
+def failure_of(outcome: SlideOutcome) -> PredictionRecord:
+    """The record of a slide that is not done: why, and no number."""
+    return PredictionRecord(
+        slide_id=outcome.slide_id,
+        status=outcome.status,
+        error=ErrorRecord(code=outcome.exit_code, message=outcome.message),
+        software=_software(),
+        artefacts={},
+    )
+
+
+def _slide(facts: SlideFacts) -> SlideRecord:
+    return SlideRecord(
+        sha256=facts.sha256,
+        size_l0=facts.size_l0,
+        bounds_l0=facts.bounds_l0,
+        mpp=MppRecord(value=facts.mpp.value, source=facts.mpp.source, metadata=facts.mpp.metadata),
+        vendor=facts.vendor,
+        objective_power=facts.objective_power,
+        levels=facts.levels,
+    )
+
+
+def _model(manifest: Manifest) -> ModelRecord:
+    text = canonical_json(manifest.model_dump(mode="json"))
+    return ModelRecord(
+        name=manifest.name,
+        version=manifest.version,
+        network=manifest.card.model,
+        guidance=manifest.card.guidance,
+        classes=manifest.classes,
+        plan=manifest.plan,
+        extractor=manifest.extractor.name,
+        extractor_weights=manifest.extractor.weights,
+        extractor_sha256=manifest.extractor.sha256,
+        diagnosis_sha256=manifest.diagnosis_sha256,
+        manifest_sha256=hashlib.sha256(text.encode()).hexdigest(),
+        cohort_sha256=manifest.card.cohort_sha256,
+    )
+
+
+def _diagnosis(prediction: Prediction) -> DiagnosisRecord:
+    classes, diagnosis = prediction.manifest.classes, prediction.diagnosis
+    probabilities = diagnosis.probabilities.clip(0, 1)  # a softmax may end a rounding above 1
+    second, first = np.sort(probabilities)[-2:].tolist()
+    return DiagnosisRecord(
+        label=classes[int(probabilities.argmax())],
+        probabilities=dict(zip(classes, probabilities.tolist(), strict=True)),
+        logits=dict(zip(classes, diagnosis.logits.tolist(), strict=True)),
+        margin=first - second,
+        temperature=prediction.manifest.temperature,
+        calibrated=prediction.manifest.temperature != 1,
+    )
+
+
+def _attention(
+    tiles: Tiles, attention: NDArray[np.float32], tissue: NDArray[np.float64]
+) -> AttentionRecord:
+    percentile = percentiles(attention)
+    order = np.argsort(-attention, kind="stable")
+    summed = np.cumsum(attention[order], dtype=np.float64)
+    return AttentionRecord(
+        mpp=tiles.mpp,
+        tiles=len(tiles),
+        tile_size_l0=tiles.size_l0,
+        tile_size_px=tiles.size_px,
+        sum=summed[-1],
+        on_tissue=min(1.0, float(attention @ tissue)),
+        on_tissue_if_even=tissue.mean(),
+        tiles_with_half=int(np.searchsorted(summed, summed[-1] / 2)) + 1,
+        top_tiles=tuple(
+            TopTile(
+                xy_l0=(int(tiles.xy_l0[row, 0]), int(tiles.xy_l0[row, 1])),
+                attention=attention[row],
+                percentile=percentile[row],
+            )
+            for row in order[:TOP_TILES]
+        ),
+    )
+
+
+def _software() -> dict[str, str]:
+    """Versions of what a result depends on in this process."""
+    found = {"python": platform.python_version()}
+    for name in SOFTWARE:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed as a package"
+    return found

@@ -1,0 +1,102 @@
+"""The pictures of a report, as data that stands inside its page."""
+
+from base64 import b64encode
+from dataclasses import dataclass
+from io import BytesIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from sagdeploy.pipeline.predict import Prediction
+from sagdeploy.report.overlay import encode_layer, encode_png, shade_layer
+from sagdeploy.report.record import PredictionRecord
+from sagdeploy.report.scale import COLOURS, Scale, shades
+from sagdeploy.slides.slide import Slide
+
+SMALL_PX = 900
+"""Longest side of the slide shown alone, in print and where scripts are off."""
+
+TILE_PX = 512
+"""Longest side of a tile's picture; a smaller tile is shown as the model saw it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pictures:
+    """Everything that a page shows, as data URIs."""
+
+    slide: str
+    small_slide: str
+    ramp: str
+    """The colours of the scale, least to most."""
+
+    layers: tuple[dict[Scale, str], ...]
+    """One a magnification."""
+
+    top_tiles: tuple[tuple[str, ...], ...]
+    """One picture for each of the record's top tiles, by magnification."""
+
+
+def pictures_of(
+    prediction: Prediction,
+    record: PredictionRecord,
+    slide: Slide,
+    thumbnail: NDArray[np.uint8],
+) -> Pictures:
+    """The pictures of a prediction.
+
+    thumbnail: (h, w, 3) of the whole slide, the frame of the layers
+    """
+    small = Image.fromarray(thumbnail)
+    small.thumbnail((SMALL_PX, SMALL_PX))
+    return Pictures(
+        slide=_jpeg(Image.fromarray(thumbnail), quality=82),
+        small_slide=_jpeg(small, quality=82),
+        ramp=_uri("png", encode_png(COLOURS[None, 1:])),
+        layers=_layers(prediction, (thumbnail.shape[1], thumbnail.shape[0])),
+        top_tiles=_top_tiles(record, slide),
+    )
+
+
+def _layers(prediction: Prediction, size_px: tuple[int, int]) -> tuple[dict[Scale, str], ...]:
+    scales: tuple[Scale, ...] = ("percentile", "raw")
+    return tuple(
+        {
+            scale: _uri(
+                "png",
+                encode_layer(
+                    shade_layer(
+                        size_px,
+                        slide_size_l0=prediction.slide.size_l0,
+                        tiles=tiles,
+                        shade=shades(attention, scale),
+                    )
+                ),
+            )
+            for scale in scales
+        }
+        for tiles, attention in zip(prediction.tiles, prediction.diagnosis.attention, strict=True)
+    )
+
+
+def _top_tiles(record: PredictionRecord, slide: Slide) -> tuple[tuple[str, ...], ...]:
+    assert record.attention is not None  # the record of a slide that is done
+    pictures = []
+    for level in record.attention:
+        reduce = max(1.0, max(level.tile_size_px) / TILE_PX)
+        width, height = (max(1, round(side / reduce)) for side in level.tile_size_px)
+        tiles = (
+            slide.read(tile.xy_l0, level.tile_size_l0, (width, height)) for tile in level.top_tiles
+        )
+        pictures.append(tuple(_jpeg(Image.fromarray(tile), quality=90) for tile in tiles))
+    return tuple(pictures)
+
+
+def _jpeg(image: Image.Image, *, quality: int) -> str:
+    data = BytesIO()
+    image.save(data, "JPEG", quality=quality, subsampling=0)
+    return _uri("jpeg", data.getvalue())
+
+
+def _uri(kind: str, data: bytes) -> str:
+    return f"data:image/{kind};base64,{b64encode(data).decode()}"

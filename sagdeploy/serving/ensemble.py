@@ -1,0 +1,105 @@
+"""The three models that make one diagnosis, as Triton's configurations.
+
+`<name>` is the ensemble and carries the manifests; `<name>_extractor` turns tiles into
+features, `<name>_diagnosis` features into a diagnosis. No model is batched by Triton
+(`max_batch_size` 0): the tiles of a slide are one bag, and are not to be mixed with others.
+"""
+
+from sagdeploy.manifest import PARAMETER, Manifest, diagnosis_name, extractor_name
+from sagdeploy.serving.model_config import ModelConfig, Step, Tensor, new_config
+
+
+def extractor_config(manifest: Manifest) -> ModelConfig:
+    """Tiles to features."""
+    features = Tensor("features", "float32", (-1, manifest.extractor.features))
+    return _graph_config(extractor_name(manifest.name), [_tiles(manifest, "tiles")], [features])
+
+
+def diagnosis_config(manifest: Manifest) -> ModelConfig:
+    """Features to a diagnosis."""
+    features = [
+        Tensor(name, "float32", (-1, manifest.extractor.features))
+        for name in manifest.tensors("features")
+    ]
+    return _graph_config(diagnosis_name(manifest.name), features, diagnosis_outputs(manifest))
+
+
+def ensemble_config(manifest: Manifest, published: ModelConfig | None = None) -> ModelConfig:
+    """Tiles to a diagnosis, by the manifest's version of extractor and diagnosis.
+
+    Only that version is served, for an ensemble has one set of steps. The features stay
+    inside: Triton deadlocks where a step's tensor is also an output that is not asked for.
+
+    published: what the repository holds; its older manifests and its tuning are kept
+    """
+    config = new_config(
+        manifest.name,
+        inputs=[_tiles(manifest, name) for name in manifest.tensors("tiles")],
+        outputs=diagnosis_outputs(manifest),
+        platform="ensemble",
+    )
+    message = config.message
+    if published is not None:
+        message.CopyFrom(published.message)
+    message.version_policy.specific.versions[:] = [manifest.version]
+    del message.ensemble_scheduling.step[:]
+    for step in _steps(manifest):
+        message.ensemble_scheduling.step.add(
+            model_name=step.model,
+            model_version=step.version,
+            input_map=step.inputs,
+            output_map=step.outputs,
+        )
+    key = PARAMETER.format(version=manifest.version)
+    message.parameters[key].string_value = manifest.model_dump_json()
+    return config
+
+
+def diagnosis_outputs(manifest: Manifest) -> tuple[Tensor, ...]:
+    """What the diagnosis network gives, and the ensemble hands on."""
+    classes, maps = len(manifest.classes), manifest.layers * manifest.heads
+    heads = manifest.tensors("attention_heads") if maps > 1 else ()
+    return (
+        Tensor("probabilities", "float32", (classes,)),
+        Tensor("logits", "float32", (classes,)),
+        *(Tensor(name, "float32", (-1,)) for name in manifest.tensors("attention")),
+        *(Tensor(name, "float32", (maps, -1)) for name in heads),
+    )
+
+
+def _steps(manifest: Manifest) -> tuple[Step, ...]:
+    """The extractor once a magnification, then the diagnosis."""
+    tiles, features = manifest.tensors("tiles"), manifest.tensors("features")
+    outputs = [tensor.name for tensor in diagnosis_outputs(manifest)]
+    extractor, diagnosis = extractor_name(manifest.name), diagnosis_name(manifest.name)
+    return (
+        *(
+            Step(extractor, manifest.version, {"tiles": tile}, {"features": feature})
+            for tile, feature in zip(tiles, features, strict=True)
+        ),
+        Step(
+            diagnosis,
+            manifest.version,
+            {name: name for name in features},
+            {name: name for name in outputs},
+        ),
+    )
+
+
+def _tiles(manifest: Manifest, name: str) -> Tensor:
+    side = manifest.extractor.tile_px or -1
+    return Tensor(name, "uint8", (-1, side, side, 3))
+
+
+def _graph_config(
+    name: str, inputs: list[Tensor], outputs: list[Tensor] | tuple[Tensor, ...]
+) -> ModelConfig:
+    """An ONNX graph, on a GPU where there is one; every version is served.
+
+    The ensemble and clients name the version that they want. Without a count Triton would
+    run two instances on a CPU, each with threads for all cores.
+    """
+    config = new_config(name, inputs=inputs, outputs=outputs, backend="onnxruntime")
+    config.message.version_policy.all.SetInParent()
+    config.message.instance_group.add(count=1)
+    return config

@@ -1,0 +1,198 @@
+"""The engine that asks a Triton server over HTTP."""
+
+import logging
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TypeVar
+from urllib.parse import quote
+
+from sagdeploy.errors import EngineError, ModelError
+from sagdeploy.manifest import Manifest, parse_manifest
+from sagdeploy.serving.engine import Arrays
+from sagdeploy.serving.kserve import (
+    HEADER_BYTES,
+    Indexed,
+    ModelConfig,
+    ServerInfo,
+    Signature,
+    decode_outputs,
+    encode_inputs,
+    error_text,
+    read_message,
+)
+from sagdeploy.serving.patience import Patience, TransientError, persist
+from sagdeploy.serving.transport import Answer, Connections, parse_address
+
+logger = logging.getLogger(__name__)
+
+TIMEOUT_S = 120.0
+PROBE_S = 5.0
+"""For questions that a server answers at once, or is not ready."""
+BUSY = {408, 425, 429, 500, 502, 503, 504}
+FORBIDDEN = {401, 403}
+TOO_LARGE = 413
+LOADING = ("not at ready state", "has no available versions")
+"""How Triton says, with status 404 or 503, that a model it knows is not loaded now."""
+
+Message = TypeVar("Message")
+
+
+class TritonEngine:
+    """Models on a Triton server; nothing is asked before the first call."""
+
+    ensemble_tiles = 256
+
+    def __init__(
+        self, url: str, *, timeout_s: float = TIMEOUT_S, patience: Patience | None = None
+    ) -> None:
+        """An engine for the server at `host:port`, `http://...` or `https://...`.
+
+        timeout_s: from connecting to the last byte of an answer, however it trickles in
+        """
+        self._address = parse_address(url)
+        self._connections = Connections(self._address)
+        self._timeout_s = timeout_s
+        self._patience = patience or Patience()
+        self._signatures: dict[tuple[str, int], Signature] = {}
+        self._reached = False
+        self._closed = threading.Event()
+        if not (self._address.tls or self._address.is_loopback):
+            logger.warning("%s: tiles travel unencrypted; https:// protects them", self._address)
+
+    @property
+    def description(self) -> str:
+        """`Triton 2.51.0 at localhost:8000`; without the version while the server is away."""
+        try:
+            answer = self._once("GET", "/v2", timeout_s=PROBE_S)
+            server = self._read(ServerInfo, answer)
+        except (EngineError, ModelError):
+            return f"Triton at {self._address}"
+        return f"{server.name.capitalize()} {server.version} at {self._address}"
+
+    def models(self) -> tuple[str, ...]:
+        """Names of the models that carry a manifest of ours."""
+        index = self._read(tuple[Indexed, ...], self._ask("POST", "/v2/repository/index"))
+        names = sorted({model.name for model in index})
+        return tuple(name for name in names if self._carries_manifest(name))
+
+    def manifest(self, model: str, version: int | None = None) -> Manifest:
+        """Manifest of a model's version, or of the one that its ensemble serves."""
+        config = self._config(model)
+        manifests = config.manifests
+        wanted = config.latest if version is None else version
+        if wanted not in manifests:
+            there = ", ".join(map(str, sorted(manifests))) or "none"
+            raise ModelError(
+                f"{self._address}: model {model!r} has no manifest of version {wanted or 1}; "
+                f"versions with one: {there}",
+                hint="serve a repository that `sagdeploy export` wrote",
+            )
+        return parse_manifest(manifests[wanted], f"{self._address}, model {model!r}")
+
+    def is_ready(self, model: str) -> bool:
+        """Whether the server says, at once, that the model can be asked."""
+        try:
+            self._once("GET", f"{_path(model)}/ready", timeout_s=PROBE_S)
+        except (EngineError, ModelError):
+            return False
+        return True
+
+    def infer(self, model: str, inputs: Arrays, *, version: int | None = None) -> Arrays:
+        """All outputs of a model for `inputs`, by name; read-only.
+
+        ModelError where the model does not take `inputs`, EngineError after all retries.
+        """
+        signature = self._signature(model, version)
+        body, headers = encode_inputs(inputs, signature)
+        answer = self._ask("POST", f"{_path(model, version)}/infer", body, headers)
+        with self._named():
+            return decode_outputs(
+                answer.body, answer.headers.get(HEADER_BYTES, ""), signature, version
+            )
+
+    def close(self) -> None:
+        """Close the connections, and end the waiting for a server that is away."""
+        self._closed.set()
+        self._connections.close()
+
+    def _carries_manifest(self, model: str) -> bool:
+        try:
+            return bool(self._config(model).manifests)
+        except ModelError:  # in the repository, but it could not be loaded
+            return False
+
+    def _config(self, model: str) -> ModelConfig:
+        return self._read(ModelConfig, self._ask("GET", f"{_path(model)}/config"))
+
+    def _signature(self, model: str, version: int | None) -> Signature:
+        if version is None:  # which one that is may change
+            return self._read(Signature, self._ask("GET", _path(model)))
+        if (model, version) not in self._signatures:
+            answer = self._ask("GET", _path(model, version))
+            self._signatures[model, version] = self._read(Signature, answer)
+        return self._signatures[model, version]
+
+    def _ask(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """The answer to what may be asked twice, asked while patience lasts."""
+        patience = self._patience
+        return persist(
+            lambda: self._once(method, path, body, headers, timeout_s=self._timeout_s),
+            patience=patience,
+            budget_s=patience.retry_s if self._reached else patience.first_s,
+            stop=self._closed,
+        )
+
+    def _once(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        *,
+        timeout_s: float,
+    ) -> Answer:
+        answer = self._connections.exchange(
+            method, path, body=body, headers=headers, timeout_s=min(timeout_s, self._timeout_s)
+        )
+        if answer.status != 200:
+            raise self._refusal(answer)
+        self._reached = True
+        return answer
+
+    def _refusal(self, answer: Answer) -> EngineError | ModelError:
+        """What an answer other than 200 means."""
+        status, told = answer.status, error_text(answer.body)
+        message = f"{self._address}: {told or f'status {status}, not in the words of Triton'}"
+        if status in BUSY or any(words in told for words in LOADING):
+            return TransientError(message, retry_after_s=answer.retry_after_s)
+        if status in FORBIDDEN:
+            return EngineError(message, hint="put the login into the address: https://user:...@")
+        if status == TOO_LARGE:
+            return EngineError(message, hint="raise the proxy's limit on the size of a request")
+        if told and 400 <= status < 500:
+            return ModelError(message, hint="is this the model, and the version, that was meant?")
+        return EngineError(message, hint="is this the address of a Triton server?")
+
+    def _read(self, kind: type[Message], answer: Answer) -> Message:
+        with self._named():
+            return read_message(kind, answer.body)
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """A block whose EngineErrors tell which server it was."""
+        try:
+            yield
+        except EngineError as error:
+            raise EngineError(f"{self._address}: {error}", hint=error.hint) from error
+
+
+def _path(model: str, version: int | None = None) -> str:
+    path = f"/v2/models/{quote(model, safe='')}"
+    return path if version is None else f"{path}/versions/{version}"

@@ -1,0 +1,245 @@
+"""A training run on disk: what it was, the weights it found, and where to go on after a stop.
+
+    RUN/run.json                        RunRecord
+    RUN/extractor.onnx                  what made the features, as `extract` left it
+    RUN/seed_<n>/weights.safetensors    of the chosen epoch
+    RUN/seed_<n>/metrics.csv            one row an epoch
+    RUN/seed_<n>/result.json            SeedResult, written last: it says that the seed is done
+    RUN/seed_<n>/state.safetensors      only while the seed is being trained
+
+With folds the folders are `fold_<k>_seed_<n>`. No file holds code: pickles are refused.
+"""
+
+import os
+import shutil
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from platform import python_version
+from typing import Annotated, Literal, TypeVar
+
+import torch
+from pydantic import Field, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from sagdeploy.config import Strict, TrainSettings, problems
+from sagdeploy.errors import ConfigError, ModelError
+from sagdeploy.files import sha256_of, write_json, write_whole
+from sagdeploy.manifest import ExtractorCard
+from sagdeploy.models.registry import build_model
+from sagdeploy.slides.tiling import TilePlan
+
+RUN_FILE = "run.json"
+RESULT_FILE = "result.json"
+WEIGHTS_FILE = "weights.safetensors"
+EXTRACTOR_FILE = "extractor.onnx"
+
+CODE_SUFFIXES = frozenset({".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin", ".tar"})
+CODE_STARTS = (b"\x80", b"PK")
+"""First bytes of a pickle, and of the zip archive that torch.save puts around one."""
+
+Record = TypeVar("Record", bound=Strict)
+Tensors = dict[str, Tensor]
+
+
+class RunRecord(Strict):
+    """What a run trained, on what, with what."""
+
+    schema_version: Literal[1] = 1
+    arm: str
+    """Model and guidance in words: the row of a table."""
+
+    settings: TrainSettings
+    classes: Annotated[tuple[str, ...], Field(min_length=2)]
+    """In the order of the logits."""
+
+    plan: TilePlan
+    extractor: ExtractorCard
+    cohort_sha256: str
+    slides: dict[str, int]
+    """Slides per split; of the first fold where there are folds."""
+
+    learned_from: tuple[str, ...]
+    """Slides of training and validation: no test may use them."""
+
+    folds: int | None = None
+    seeds: tuple[int, ...]
+    threads: int
+    """Of each seed's arithmetic: with another number the last bits differ."""
+
+    software: dict[str, str]
+
+
+class SeedResult(Strict):
+    """What one seed, or one fold of one seed, found."""
+
+    schema_version: Literal[1] = 1
+    seed: int
+    fold: int | None = None
+    epoch: int
+    """The epoch whose weights were kept, counted from 1."""
+
+    epochs: int
+    """Epochs trained."""
+
+    validation: dict[str, float]
+    """Metrics of that epoch on the validation slides; empty where there are none."""
+
+    temperature: Annotated[float, Field(gt=0)]
+    """Fitted on the validation slides; 1 where there are none."""
+
+    held_out: tuple[str, ...] = ()
+    """Slides of the fold, which it never saw."""
+
+    weights_sha256: str
+
+
+def seed_folder(run: Path, seed: int, fold: int | None = None) -> Path:
+    """Where a seed, or a fold of a seed, lies in a run."""
+    return run / (f"seed_{seed}" if fold is None else f"fold_{fold}_seed_{seed}")
+
+
+def read_run(run: Path) -> RunRecord:
+    """What a run is; ConfigError where there is none, ModelError where it is not ours."""
+    if not (run / RUN_FILE).is_file():
+        raise ConfigError(f"{run}: no {RUN_FILE}, so no training run", hint="run sagdeploy train")
+    return _read_record(run / RUN_FILE, RunRecord)
+
+
+def write_run(run: Path, record: RunRecord) -> None:
+    """Write what a run is."""
+    write_json(run / RUN_FILE, record.model_dump(mode="json"))
+
+
+def read_results(run: Path) -> tuple[SeedResult, ...]:
+    """Results of all seeds that are done, by fold and seed; ModelError where none is."""
+    paths = sorted(run.glob(f"*seed_*/{RESULT_FILE}"))
+    if not paths:
+        raise ModelError(f"{run}: no seed is done", hint="run sagdeploy train again: it resumes")
+    results = [_read_record(path, SeedResult) for path in paths]
+    return tuple(sorted(results, key=lambda r: (-1 if r.fold is None else r.fold, r.seed)))
+
+
+def read_result(folder: Path) -> SeedResult | None:
+    """The result in a seed's folder; None where the seed is not done."""
+    path = folder / RESULT_FILE
+    return _read_record(path, SeedResult) if path.is_file() else None
+
+
+def write_result(folder: Path, result: SeedResult) -> None:
+    """Write a seed's result, the last of its files."""
+    write_json(folder / RESULT_FILE, result.model_dump(mode="json"))
+
+
+def best_result(results: tuple[SeedResult, ...]) -> SeedResult:
+    """The result with the lowest validation loss; the first where there is no validation."""
+    return min(results, key=lambda result: result.validation.get("loss", 0.0))
+
+
+def load_model(run: Path, record: RunRecord, result: SeedResult) -> nn.Module:
+    """The trained model of a seed, in evaluation mode; ModelError where its file is refused."""
+    path = seed_folder(run, result.seed, result.fold) / WEIGHTS_FILE
+    model = build_model(
+        record.settings.model.name,
+        features=record.extractor.features,
+        classes=len(record.classes),
+        magnifications=len(record.plan.mpp),
+        options=record.settings.model.options,
+    )
+    load_weights(model, path)
+    if sha256_of(path) != result.weights_sha256:
+        raise ModelError(f"{path}: not the file that {RESULT_FILE} describes", hint=_TRAIN_AGAIN)
+    return model.eval()
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Fill a model with the weights of a file that has exactly its names and shapes."""
+    tensors, _ = read_tensors(path)
+    own = model.state_dict()
+    wrong = sorted(own.keys() ^ tensors.keys())
+    wrong += [
+        name for name in own.keys() & tensors.keys() if own[name].shape != tensors[name].shape
+    ]
+    if wrong:
+        raise ModelError(
+            f"{path}: not weights of this model: {len(wrong)} tensors are missing, unknown or of "
+            f"another shape, such as {wrong[0]}",
+            hint=_TRAIN_AGAIN,
+        )
+    bad = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+    if bad:
+        raise ModelError(f"{path}: {bad[0]} is not finite", hint=_TRAIN_AGAIN)
+    model.load_state_dict(tensors)
+
+
+def write_tensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write tensors and texts as one safetensors file, whole or not at all."""
+    own = {name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}
+    with write_whole(path) as partial:
+        save_file(own, partial, metadata=dict(metadata or {}))
+
+
+def read_tensors(path: Path) -> tuple[Tensors, dict[str, str]]:
+    """Tensors and texts of a safetensors file; ModelError for anything else, pickles first."""
+    if path.suffix.lower() in CODE_SUFFIXES:
+        raise _pickle(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = file.keys()
+            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {error}", hint=_TRAIN_AGAIN) from error
+    except (SafetensorError, ValueError) as error:
+        if path.read_bytes()[:4].startswith(CODE_STARTS):
+            raise _pickle(path) from error
+        raise ModelError(f"{path}: not a safetensors file: {error}", hint=_TRAIN_AGAIN) from error
+
+
+def keep_extractor(bags: Path, run: Path, card: ExtractorCard) -> bool:
+    """Link the bags' extractor into the run, or copy it; says whether the bags have one.
+
+    ModelError where it is not the extractor that made the bags.
+    """
+    source, target = bags / EXTRACTOR_FILE, run / EXTRACTOR_FILE
+    if not source.is_file():
+        return False
+    if sha256_of(source) != card.sha256:
+        raise ModelError(
+            f"{source}: not the extractor that made the bags", hint="run sagdeploy extract again"
+        )
+    with write_whole(target) as partial:
+        partial.unlink()
+        try:
+            os.link(source, partial)
+        except OSError:  # another file system, or one without links
+            shutil.copyfile(source, partial)
+    return True
+
+
+def software_versions() -> dict[str, str]:
+    """Versions of what decides a training run's numbers."""
+    packages = ("sagdeploy", "torch", "numpy", "scipy", "scikit-learn")
+    return {"python": python_version()} | {name: version(name) for name in packages}
+
+
+_TRAIN_AGAIN = "train again, or take the run from its backup"
+
+
+def _pickle(path: Path) -> ModelError:
+    return ModelError(
+        f"{path}: a pickle can run any code when it is opened, so it is refused",
+        hint="pass weights as .safetensors",
+    )
+
+
+def _read_record(path: Path, kind: type[Record]) -> Record:
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValidationError as error:
+        raise ModelError(f"{path}: not ours: {problems(error)}", hint=_TRAIN_AGAIN) from error

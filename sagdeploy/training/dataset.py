@@ -1,0 +1,223 @@
+"""Labelled bags for training and evaluation: read once, checked to be of one kind, batched."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sagdeploy.bags.bag import Bag, BagHeader, read_bag, read_header
+from sagdeploy.bags.cohort import CohortSlide
+from sagdeploy.errors import BagError, CohortError
+from sagdeploy.manifest import ExtractorCard
+from sagdeploy.slides.tiling import TilePlan
+
+RAM_BYTES = 4 * 2**30
+"""Bags that take more than this on disk are read again each time they are needed."""
+
+SHOWN = 20
+"""Slides that an error names; the others are counted."""
+
+Coverage = NDArray[np.float64] | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LabelledBag:
+    """One slide as a model sees it, with what is known about it; one entry a magnification."""
+
+    slide_id: str
+    patient_id: str
+    label: int
+    """Index of its class."""
+
+    features: tuple[Tensor, ...]
+    """(N, E) float32"""
+
+    heuristic_guidance: tuple[Tensor, ...]
+    """(N,) HG of Eq. 3; all 0 where absent."""
+
+    tissue_guidance: tuple[Tensor, ...]
+    """(N,) TG of Eq. 3; all 0 where absent."""
+
+    heuristic_coverage: tuple[Coverage, ...]
+    """(N,) share of each tile; only for measuring attention."""
+
+    tissue_coverage: tuple[Coverage, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BagBatch:
+    """Bags padded to the longest, ready for a model and its loss; one entry a magnification."""
+
+    slide_ids: tuple[str, ...]
+    labels: Tensor
+    """(B,)"""
+
+    features: tuple[Tensor, ...]
+    """(B, N, E)"""
+
+    is_tile: tuple[Tensor, ...]
+    """bool (B, N), false where the row is padding"""
+
+    heuristic_guidance: tuple[Tensor, ...]
+    """(B, N)"""
+
+    tissue_guidance: tuple[Tensor, ...]
+    """(B, N)"""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BagSource:
+    """Where a labelled bag comes from: memory, or its file."""
+
+    slide: CohortSlide
+    label: int
+    path: Path
+    loaded: LabelledBag | None = None
+
+    def read(self) -> LabelledBag:
+        """The bag, without looking at the disk where it is loaded."""
+        return self.loaded or _labelled(read_bag(self.path), self.slide, self.label)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Bags:
+    """The bags of some slides, in the order of their ids whatever the cohort's order."""
+
+    sources: tuple[BagSource, ...]
+    plan: TilePlan
+    extractor: ExtractorCard
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+    def __getitem__(self, index: int) -> LabelledBag:
+        return self.sources[index].read()
+
+    def __iter__(self) -> Iterator[LabelledBag]:
+        return (source.read() for source in self.sources)
+
+    @property
+    def slide_ids(self) -> tuple[str, ...]:
+        """Ids of the slides, without reading their bags."""
+        return tuple(source.slide.slide_id for source in self.sources)
+
+    @property
+    def labels(self) -> tuple[int, ...]:
+        """Classes of the slides, without reading their bags."""
+        return tuple(source.label for source in self.sources)
+
+    def select(self, slide_ids: Iterable[str]) -> "Bags":
+        """These slides only, sharing what is loaded."""
+        wanted = set(slide_ids)
+        chosen = tuple(s for s in self.sources if s.slide.slide_id in wanted)
+        return replace(self, sources=chosen)
+
+
+def open_bags(
+    slides: Sequence[CohortSlide],
+    folder: Path,
+    *,
+    classes: Sequence[str],
+    ram_bytes: int = RAM_BYTES,
+) -> Bags:
+    """The bags of `slides` in `folder`, loaded if they take at most `ram_bytes`.
+
+    CohortError where a slide has no class; BagError where bags are missing, or do not share
+    extractor, plan and feature length. No other file of the folder is opened.
+    """
+    if not slides:
+        raise CohortError("no slide to open a bag of", hint="look at the cohort's column split")
+    ordered = sorted(slides, key=lambda slide: slide.slide_id)
+    labels = _labels(ordered, classes)
+    paths = [folder / f"{slide.slide_id}.h5" for slide in ordered]
+    missing = [s.slide_id for s, path in zip(ordered, paths, strict=True) if not path.is_file()]
+    if missing:
+        raise BagError(
+            f"{folder}: {len(missing)} of {len(ordered)} slides have no bag: {_listed(missing)}",
+            hint=f"run sagdeploy extract COHORT.csv --out {folder}",
+        )
+    headers = [read_header(path) for path in paths]
+    _check_alike(headers, folder)
+    fits = sum(path.stat().st_size for path in paths) <= ram_bytes
+    triples = zip(ordered, labels, paths, strict=True)
+    sources = (BagSource(slide, label, path) for slide, label, path in triples)
+    return Bags(
+        sources=tuple(replace(s, loaded=s.read()) if fits else s for s in sources),
+        plan=headers[0].plan,
+        extractor=headers[0].extractor,
+    )
+
+
+def collate(bags: Sequence[LabelledBag]) -> BagBatch:
+    """A batch of bags, padded with zeros to the longest; a single bag is not copied."""
+    return BagBatch(
+        slide_ids=tuple(bag.slide_id for bag in bags),
+        labels=torch.tensor([bag.label for bag in bags]),
+        features=_padded([bag.features for bag in bags]),
+        is_tile=_padded([tuple(_all_true(f) for f in bag.features) for bag in bags]),
+        heuristic_guidance=_padded([bag.heuristic_guidance for bag in bags]),
+        tissue_guidance=_padded([bag.tissue_guidance for bag in bags]),
+    )
+
+
+def _padded(rows: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    """One (B, N, ...) a magnification, of B tuples of (n, ...)."""
+    if len(rows) == 1:
+        return tuple(level.unsqueeze(0) for level in rows[0])
+    levels = zip(*rows, strict=True)
+    return tuple(torch.nn.utils.rnn.pad_sequence(list(level), batch_first=True) for level in levels)
+
+
+def _all_true(features: Tensor) -> Tensor:
+    return torch.ones(len(features), dtype=torch.bool)
+
+
+def _labelled(bag: Bag, slide: CohortSlide, label: int) -> LabelledBag:
+    levels = bag.magnifications
+    if not all(len(level.tiles) for level in levels):
+        raise BagError(
+            f"{slide.slide_id}: its bag has no tiles", hint="take the slide out of the cohort"
+        )
+    return LabelledBag(
+        slide_id=slide.slide_id,
+        patient_id=slide.patient_id,
+        label=label,
+        features=tuple(torch.from_numpy(level.features) for level in levels),
+        heuristic_guidance=tuple(torch.from_numpy(level.heuristic_guidance) for level in levels),
+        tissue_guidance=tuple(torch.from_numpy(level.tissue_guidance) for level in levels),
+        heuristic_coverage=tuple(level.heuristic_coverage for level in levels),
+        tissue_coverage=tuple(level.tissue_coverage for level in levels),
+    )
+
+
+def _labels(slides: Sequence[CohortSlide], classes: Sequence[str]) -> list[int]:
+    unknown = [slide.slide_id for slide in slides if slide.label not in classes]
+    if unknown:
+        raise CohortError(
+            f"{len(unknown)} slides have a label that is none of {', '.join(classes)}: "
+            f"{_listed(unknown)}",
+            hint="mend the cohort's column label",
+        )
+    return [classes.index(slide.label) for slide in slides if slide.label is not None]
+
+
+def _check_alike(headers: Sequence[BagHeader], folder: Path) -> None:
+    extractors = [f"{h.extractor.sha256} {h.extractor.features}" for h in headers]
+    for what, kinds in [("extractor", extractors), ("tile plan", [str(h.plan) for h in headers])]:
+        pairs = zip(headers, kinds, strict=True)
+        odd = [header.slide_id for header, kind in pairs if kind != kinds[0]]
+        if odd:
+            raise BagError(
+                f"{folder}: bags of more than one {what}: {_listed(odd)} differ from "
+                f"{headers[0].slide_id}",
+                hint="run sagdeploy extract again for the whole cohort",
+            )
+
+
+def _listed(slide_ids: Sequence[str]) -> str:
+    more = len(slide_ids) - SHOWN
+    return ", ".join(slide_ids[:SHOWN]) + (f" and {more} more" if more > 0 else "")

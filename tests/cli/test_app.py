@@ -1,0 +1,97 @@
+"""The command line is quick, needs no torch for a client, and keeps stdout for data."""
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sagdeploy.cli.app import EXTRA_LIBRARIES, app, run
+
+COMMANDS = [command.callback.__name__ for command in app.registered_commands if command.callback]
+
+WITHOUT_EXTRAS = """
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {libraries}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Absent())
+from sagdeploy.cli.app import run
+code = run({arguments})
+print("torch" in sys.modules, file=sys.stderr)
+sys.exit(code)
+"""
+
+
+def run_without_extras(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """A command in a fresh interpreter that has only the base installation."""
+    libraries = set(EXTRA_LIBRARIES)
+    code = WITHOUT_EXTRAS.format(libraries=libraries, arguments=list(arguments))
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_explains_itself_with_an_example(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([command, "--help"]) == 0
+    assert f"Example: sagdeploy {command}" in " ".join(capsys.readouterr().out.split())
+
+
+def test_help_needs_no_extra_and_loads_little() -> None:
+    code = f"""
+import sys
+from sagdeploy.cli.app import run
+for command in {COMMANDS}:
+    assert run([command, "--help"]) == 0
+heavy = {{"torch", "numpy", "openslide", "onnxruntime", "pydantic", "rich.progress"}}
+assert not heavy & set(sys.modules), heavy & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=120)
+
+
+def test_predict_needs_no_extra(tmp_path: Path, painted: Path, repository: Path) -> None:
+    out = tmp_path / "out"
+    done = run_without_extras(
+        "predict", str(painted), "--repository", str(repository), "--out", str(out), "--json"
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.endswith("False\n")
+    (record,) = json.loads(done.stdout)
+    assert record["status"] == "done"
+
+
+def test_a_command_without_its_extra_says_what_to_install(tmp_path: Path, cohort: Path) -> None:
+    done = run_without_extras("train", str(cohort), "--bags", "b", "--out", str(tmp_path / "run"))
+    assert done.returncode == 2
+    assert "pip install 'sagdeploy[train]'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "sagdeploy", "info", str(tmp_path / "none.svs")]
+    plain = subprocess.run(command, capture_output=True, text=True, check=False)
+    debug = subprocess.run([*command, "--debug"], capture_output=True, text=True, check=False)
+    assert plain.returncode == debug.returncode == 3
+    assert "Traceback" not in plain.stderr
+    assert "Traceback" in debug.stderr
+
+
+def test_info_prints_json(painted: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["info", str(painted), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["size_l0"] == [1504, 1104]
+    assert facts["mpp"] == pytest.approx(0.5)
+    assert facts["mpp_source"] == "metadata"
+    assert 0.1 < facts["tissue_share"] < 0.9
+
+
+def test_only_the_command_line_prints() -> None:
+    package = Path(__file__).parents[2] / "sagdeploy"
+    for path in package.rglob("*.py"):
+        names = {n.id for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Name)}
+        assert "print" not in names or path.parent.name == "cli", path

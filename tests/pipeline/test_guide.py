@@ -1,0 +1,174 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from shapely import MultiPolygon, box
+
+from sagdeploy.bags.bag import Bag, BagHeader, Magnification, read_bag, write_bag
+from sagdeploy.bags.cohort import Cohort, CohortSlide
+from sagdeploy.errors import BagError
+from sagdeploy.guidance.annotations import Annotations, outlined, write_asap
+from sagdeploy.manifest import ExtractorCard
+from sagdeploy.pipeline.guide import Heuristic, guide_bag, guide_cohort
+from sagdeploy.pipeline.outcome import SlideOutcome
+from sagdeploy.slides.synthetic import PaintedSlide, SlideSpec, paint_slide
+from sagdeploy.slides.tiling import TilePlan, Tiles
+from sagdeploy.slides.tissue import TissueMask
+
+SIZE_L0 = (1296, 960)  # wider than high
+PLAN = TilePlan(kind="grid", mpp=(1.0, 2.0), grid=(6, 3))
+
+
+def make_level(side: int, tile_l0: tuple[int, int], mpp: float) -> Magnification:
+    """side x side tiles over the whole slide, row by row."""
+    width, height = tile_l0
+    x, y = np.meshgrid(np.arange(side) * width, np.arange(side) * height)
+    xy_l0 = np.stack([x, y], axis=-1).reshape(-1, 2).astype(np.int64)
+    features = np.random.default_rng(side).standard_normal((side**2, 4), dtype=np.float32)
+    return Magnification(Tiles(xy_l0, tile_l0, (8, 6), mpp), features)
+
+
+def make_bag(slide_id: str = "s1") -> Bag:
+    header = BagHeader(
+        slide_id=slide_id,
+        slide_size_l0=SIZE_L0,
+        mpp=0.5,
+        mpp_source="metadata",
+        plan=PLAN,
+        extractor=ExtractorCard(name="stain_texture", features=4, weights="none", sha256="a" * 64),
+        slide_sha256="b" * 64,
+    )
+    return Bag(header, (make_level(6, (216, 160), 1.0), make_level(3, (432, 320), 2.0)))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("slides")
+
+
+@pytest.fixture(scope="module")
+def painted(folder: Path) -> PaintedSlide:
+    return paint_slide(folder / "s1.tiff", SlideSpec(seed=1, size_l0=SIZE_L0))
+
+
+@pytest.fixture
+def row(folder: Path, painted: PaintedSlide) -> CohortSlide:
+    """The painted slide, its outlined lesion and its lesion's cells."""
+    write_asap(folder / "s1.xml", outlined([painted.lesion_l0]))
+    cells = "".join(f"{x},{y}\n" for x, y in painted.lesion_l0)
+    (folder / "s1.csv").write_text("x_l0,y_l0\n" + cells)
+    return CohortSlide(
+        "s1",
+        folder / "s1.tiff",
+        "tumour",
+        annotation_path=folder / "s1.xml",
+        cells_path=folder / "s1.csv",
+    )
+
+
+def guided(
+    bags: Path, *rows: CohortSlide, tissue: bool = False, heuristic: Heuristic | None = None
+) -> list[SlideOutcome]:
+    cohort = Cohort(rows, ("normal", "tumour"), "c" * 64)
+    return list(guide_cohort(cohort, bags, tissue=tissue, heuristic=heuristic))
+
+
+def test_annotations_guide_every_magnification() -> None:
+    annotations = Annotations(MultiPolygon([box(432, 0, 864, 160)]))
+    fine, coarse = guide_bag(make_bag(), tissue=None, annotations=annotations).magnifications
+    assert np.flatnonzero(fine.heuristic_guidance).tolist() == [2, 3]
+    assert fine.heuristic_guidance[[2, 3]].tolist() == [0.5, 0.5]
+    assert np.flatnonzero(coarse.heuristic_guidance).tolist() == [1]
+    assert fine.tissue_coverage is None
+
+
+def test_tissue_and_label_masks_are_stretched_over_the_slide() -> None:
+    mask = np.zeros((6, 12), bool)
+    mask[2:4, :2] = True
+    tissue = TissueMask(mask, SIZE_L0, 0.1)
+    fine, _ = guide_bag(make_bag(), tissue=tissue, annotations=mask[::-1]).magnifications
+    assert np.flatnonzero(fine.tissue_guidance).tolist() == [12, 18]
+    assert np.flatnonzero(fine.heuristic_guidance).tolist() == [12, 18]
+
+
+def test_tissue_of_another_slide_is_refused() -> None:
+    tissue = TissueMask(np.ones((6, 9), bool), SIZE_L0[::-1], 0.1)
+    with pytest.raises(BagError, match="its bag is of"):
+        guide_bag(make_bag(), tissue=tissue, annotations=None)
+
+
+def test_tissue_and_annotations_reach_the_bag(
+    tmp_path: Path, row: CohortSlide, painted: PaintedSlide
+) -> None:
+    write_bag(tmp_path / "s1.h5", make_bag())
+    (outcome,) = guided(tmp_path, row, tissue=True, heuristic="annotations")
+    assert (outcome.slide_id, outcome.status, outcome.exit_code) == ("s1", "done", 0)
+    bag = read_bag(tmp_path / "s1.h5")
+    lesion = outlined([painted.lesion_l0])
+    for level in bag.magnifications:
+        width, height = level.tiles.size_l0
+        coverage = level.heuristic_coverage
+        assert coverage is not None
+        assert coverage.sum() * width * height == pytest.approx(lesion.area, rel=1e-4)
+        assert (level.tissue_guidance[coverage > 0.5] > 0).all()
+        assert level.tissue_guidance.sum() == pytest.approx(1, abs=1e-6)
+    np.testing.assert_array_equal(
+        bag.magnifications[0].features, make_bag().magnifications[0].features
+    )
+
+
+def test_cells_reach_the_bag(tmp_path: Path, row: CohortSlide) -> None:
+    write_bag(tmp_path / "s1.h5", make_bag())
+    (outcome,) = guided(tmp_path, row, heuristic="cells")
+    assert outcome.status == "done"
+    assert outcome.message.startswith("HG on ")
+    level = read_bag(tmp_path / "s1.h5").magnifications[0]
+    assert level.heuristic_guidance.sum() == pytest.approx(1)
+    assert level.tissue_coverage is None
+
+
+def test_a_label_mask_reaches_the_bag(tmp_path: Path, row: CohortSlide) -> None:
+    write_bag(tmp_path / "s1.h5", make_bag())
+    white = np.zeros((96, 130), np.uint8)
+    white[:10, -10:] = 255
+    Image.fromarray(white).save(tmp_path / "mask.png")
+    guided(
+        tmp_path,
+        replace(row, annotation_path=tmp_path / "mask.png"),
+        heuristic="annotations",
+    )
+    level = read_bag(tmp_path / "s1.h5").magnifications[0]
+    assert np.flatnonzero(level.heuristic_guidance).tolist() == [5]
+
+
+@pytest.mark.parametrize("heuristic", ["annotations", "cells"])
+def test_a_slide_without_a_file_loses_its_guidance(
+    tmp_path: Path, row: CohortSlide, heuristic: Heuristic
+) -> None:
+    write_bag(tmp_path / "s1.h5", make_bag())
+    guided(tmp_path, row, heuristic="annotations")
+    without = replace(row, annotation_path=None, cells_path=None)
+    (outcome,) = guided(tmp_path, without, heuristic=heuristic)
+    assert (outcome.status, outcome.message) == ("done", "no HG")
+    assert not read_bag(tmp_path / "s1.h5").magnifications[0].heuristic_guidance.any()
+
+
+def test_a_bad_slide_does_not_stop_the_others(tmp_path: Path, row: CohortSlide) -> None:
+    for slide_id in ("s1", "s2", "s4"):
+        write_bag(tmp_path / f"{slide_id}.h5", make_bag(slide_id))
+    outcomes = guided(
+        tmp_path,
+        replace(row, slide_id="s2", annotation_path=tmp_path / "missing.xml"),
+        replace(row, slide_id="s3"),
+        replace(row, slide_id="s4", slide_path=tmp_path / "missing.svs"),
+        row,
+        tissue=True,
+        heuristic="annotations",
+    )
+    assert [outcome.status for outcome in outcomes] == ["failed", "failed", "failed", "done"]
+    assert [outcome.exit_code for outcome in outcomes] == [2, 2, 3, 0]
+    assert "missing.xml" in outcomes[0].message
+    assert "s3.h5: no such bag" in outcomes[1].message
+    assert read_bag(tmp_path / "s2.h5").magnifications[0].tissue_coverage is None

@@ -1,0 +1,100 @@
+"""A slide's diagnosis does not depend on how it was computed."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sagdeploy.errors import NotAnalysableError
+from sagdeploy.manifest import diagnosis_name
+from sagdeploy.pipeline.predict import PredictOptions, Prediction, predict_slide
+from sagdeploy.serving.engine import Arrays
+from sagdeploy.serving.local import LocalEngine
+from sagdeploy.slides.slide import open_slide
+
+
+@pytest.fixture(scope="module")
+def engine(repository: Path) -> LocalEngine:
+    return LocalEngine(repository)
+
+
+def predict(
+    path: Path, engine: LocalEngine, options: PredictOptions = PredictOptions()
+) -> Prediction:
+    with open_slide(path) as slide:
+        return predict_slide(slide, "a-slide", engine, engine.manifest("sag"), options)
+
+
+def test_a_prediction_fits_its_tiles(painted: Path, engine: LocalEngine) -> None:
+    prediction = predict(painted, engine)
+    (tiles,) = prediction.tiles
+    assert len(tiles) > 20
+    assert prediction.diagnosis.attention[0].shape == (len(tiles),)
+    assert prediction.tissue_coverage[0].min() >= prediction.manifest.plan.min_tissue
+    assert prediction.counts["tiles"] == len(tiles)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_the_number_of_workers_changes_nothing(
+    painted: Path, engine: LocalEngine, workers: int
+) -> None:
+    first = predict(painted, engine)
+    again = predict(painted, engine, PredictOptions(workers=workers))
+    np.testing.assert_array_equal(first.diagnosis.probabilities, again.diagnosis.probabilities)
+    np.testing.assert_array_equal(first.diagnosis.attention[0], again.diagnosis.attention[0])
+
+
+class OneRequest(LocalEngine):
+    """Takes a whole bag as one request to the ensemble."""
+
+    ensemble_tiles = 10_000
+
+
+def test_one_request_says_what_the_stream_says(
+    painted: Path, engine: LocalEngine, repository: Path
+) -> None:
+    streamed, whole = predict(painted, engine), predict(painted, OneRequest(repository))
+    np.testing.assert_allclose(
+        streamed.diagnosis.probabilities, whole.diagnosis.probabilities, atol=1e-5
+    )
+    np.testing.assert_allclose(
+        streamed.diagnosis.attention[0], whole.diagnosis.attention[0], atol=1e-5
+    )
+
+
+def test_the_order_of_the_tiles_changes_no_diagnosis(engine: LocalEngine) -> None:
+    manifest = engine.manifest("sag")
+    rng = np.random.default_rng(5)
+    features = rng.standard_normal((60, manifest.extractor.features), np.float32)
+    order = rng.permutation(60)
+
+    def diagnose(bag: np.ndarray) -> Arrays:
+        return engine.infer(diagnosis_name("sag"), {"features": bag})
+
+    plain, shuffled = diagnose(features), diagnose(features[order])
+    np.testing.assert_allclose(plain["logits"], shuffled["logits"], atol=1e-5)
+    np.testing.assert_allclose(plain["attention"][order], shuffled["attention"], atol=1e-6)
+
+
+def test_a_forced_scale_is_recorded_beside_the_slides_own(
+    painted: Path, engine: LocalEngine
+) -> None:
+    prediction = predict(painted, engine, PredictOptions(mpp=0.4))
+    assert prediction.slide.mpp.value == 0.4
+    assert prediction.slide.mpp.source == "option"
+    assert prediction.slide.mpp.metadata == pytest.approx(0.5)
+    assert prediction.warnings == ("mpp 0.4 was given; the slide's metadata say 0.5",)
+
+
+def test_a_slide_too_coarse_for_the_model_is_not_analysable(
+    painted: Path, engine: LocalEngine
+) -> None:
+    with pytest.raises(NotAnalysableError, match=r"1\.9"):
+        predict(painted, engine, PredictOptions(mpp=1.9))
+
+
+def test_several_magnifications_take_a_bag_each(engine: LocalEngine, painted: Path) -> None:
+    manifest = engine.manifest("sag")
+    two = manifest.model_copy(update={"plan": replace(manifest.plan, mpp=(0.5, 0.6))})
+    assert two.tensors("tiles") == ("tiles_0", "tiles_1")

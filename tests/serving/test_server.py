@@ -1,0 +1,151 @@
+"""The development server starts, says why it does not, and leaves nothing behind."""
+
+import os
+import platform
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sagdeploy.errors import ConfigError, ModelError, RepositoryError
+from sagdeploy.serving.environment import server_environment
+from sagdeploy.serving.server import TritonServer
+from sagdeploy.serving.triton import TritonEngine
+from tests.serving.engine_contract import some_tiles
+
+NAME = "small"
+SERVE = """
+import sys
+from pathlib import Path
+from sagdeploy.serving.server import serve
+cache = Path(sys.argv[2]) if sys.argv[2] else None
+serve(Path(sys.argv[1]), 0, cache=cache, announce=lambda url: print(url, flush=True))
+"""
+
+
+def is_gone(pid: int) -> bool:
+    """Whether no process of the server's group is left."""
+    try:
+        os.killpg(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+def is_ready(url: str) -> bool:
+    """Whether a server at `url` has the model ready."""
+    with closing(TritonEngine(url)) as engine:
+        return engine.is_ready(NAME)
+
+
+def wait_for(what: Callable[[], bool], seconds: float) -> bool:
+    """Whether `what` comes true in time."""
+    deadline = time.monotonic() + seconds
+    while not what() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return what()
+
+
+def traces() -> set[Path]:
+    """What servers keep in shared memory and among the temporary files."""
+    return {*Path("/dev/shm").glob("sagdeploy-triton-*"), *Path("/tmp").glob("sagdeploy-triton-*")}
+
+
+def test_a_server_that_is_killed_is_waited_for(repository: Path, server_cache: Path | None) -> None:
+    before = traces()
+    tiles = {"tiles": some_tiles(3)}
+    with TritonServer(repository, cache=server_cache) as first:
+        port, pid = int(first.url.rpartition(":")[2]), first.pid
+        engine = TritonEngine(first.url)
+        expected = engine.infer(NAME, tiles)["probabilities"]
+        os.killpg(pid, signal.SIGKILL)
+    answers: list[np.ndarray] = []
+    asking = threading.Thread(
+        target=lambda: answers.append(engine.infer(NAME, tiles)["probabilities"])
+    )
+    asking.start()
+    with TritonServer(repository, port=port, cache=server_cache) as second:
+        asking.join(30)
+        engine.close()  # Triton waits for connections before it ends
+        second_pid = second.pid
+    np.testing.assert_array_equal(answers, [expected])
+    assert wait_for(lambda: is_gone(pid) and is_gone(second_pid), 5)
+    assert traces() == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_serve_ends_well(repository: Path, server_cache: Path | None, number: int) -> None:
+    before = traces()
+    command = [sys.executable, "-c", SERVE, str(repository), str(server_cache or "")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as serving:
+        assert serving.stdout is not None
+        url = serving.stdout.readline().strip()
+        assert is_ready(url)
+        serving.send_signal(number)
+        assert serving.wait(20) == 0
+    assert not is_ready(url)
+    assert traces() == before
+
+
+def test_the_server_does_not_outlive_a_killed_parent(
+    repository: Path, server_cache: Path | None
+) -> None:
+    command = [sys.executable, "-c", SERVE, str(repository), str(server_cache or "")]
+    before = traces()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as serving:
+        assert serving.stdout is not None
+        url = serving.stdout.readline().strip()
+        children = Path(f"/proc/{serving.pid}/task/{serving.pid}/children").read_text().split()
+        serving.kill()
+    assert wait_for(lambda: not is_ready(url), 10)
+    assert wait_for(lambda: all(is_gone(int(pid)) for pid in children), 10)
+    for folder in traces() - before:  # nobody was left to do it
+        shutil.rmtree(folder)
+
+
+def test_a_graph_that_does_not_fit_is_named(
+    repository: Path, tmp_path: Path, server_cache: Path | None
+) -> None:
+    folder = shutil.copytree(repository / "small_extractor", tmp_path / "small_extractor")
+    config = folder / "config.pbtxt"
+    config.write_text(config.read_text().replace("TYPE_UINT8", "TYPE_FP32"))
+    with pytest.raises(ModelError, match=r"small_extractor.*configured as TYPE_FP32") as raised:
+        TritonServer(tmp_path, cache=server_cache).__enter__()
+    assert "\n" not in str(raised.value)
+
+
+def test_a_port_that_is_taken_is_refused(repository: Path, server_cache: Path | None) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"port {port}"):
+            TritonServer(repository, port=port, cache=server_cache).__enter__()
+
+
+def test_an_empty_repository_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RepositoryError, match="holds no model"):
+        TritonServer(tmp_path).__enter__()
+
+
+def test_a_machine_that_cannot_run_it_is_told_of_docker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    with pytest.raises(ConfigError, match="aarch64") as raised:
+        server_environment(tmp_path)
+    assert "docker compose up triton" in raised.value.hint
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_environment_is_built_once(server_cache: Path | None) -> None:
+    first, second = (server_environment(server_cache) for _ in range(2))
+    assert first == second
+    assert first.stub.is_file()

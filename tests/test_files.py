@@ -1,0 +1,75 @@
+"""A file is written whole or not at all, under a name that is safe."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sagdeploy.errors import ConfigError, OutputError
+from sagdeploy.files import (
+    SAFE_NAME,
+    canonical_json,
+    check_name,
+    name_from,
+    sha256_of,
+    write_bytes,
+    write_json,
+    write_whole,
+)
+
+
+def test_a_failure_while_writing_leaves_what_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    write_bytes(path, b"old")
+    with pytest.raises(ValueError, match="half"), write_whole(path) as partial:
+        partial.write_bytes(b"new, but")
+        raise ValueError("half way")
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["result.json"]
+
+
+def test_a_folder_that_cannot_be_is_an_output_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="cannot be written"):
+        write_bytes(tmp_path / "file" / "result.json", b"")
+
+
+def test_json_is_canonical(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"b": 1, "a": "ä"})
+    assert (tmp_path / "a.json").read_text() == '{\n  "a": "ä",\n  "b": 1\n}\n'
+    with pytest.raises(ValueError, match="JSON"):
+        canonical_json(float("nan"))
+
+
+def test_the_digest_is_sha256(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"abc")
+    assert sha256_of(tmp_path / "a").startswith("ba7816bf8f01cfea")
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../x", "a\0", "-a", "a" * 65, "a b"])
+def test_names_that_could_leave_a_folder_are_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="cannot be a file name"):
+        check_name(name, "model name")
+
+
+@given(st.text())
+def test_any_text_becomes_a_safe_name(text: str) -> None:
+    assert SAFE_NAME.fullmatch(name_from(text))
+
+
+@given(st.from_regex(SAFE_NAME, fullmatch=True))
+def test_a_safe_name_stays(name: str) -> None:
+    assert name_from(name) == check_name(name, "name") == name
+
+
+@given(st.text(), st.text())
+def test_two_texts_do_not_share_a_name(one: str, other: str) -> None:
+    assert (name_from(one) == name_from(other)) == (one == other)
+
+
+@given(st.dictionaries(st.text(), st.integers()))
+def test_canonical_json_says_what_it_was_given(value: dict[str, int]) -> None:
+    assert json.loads(canonical_json(value)) == value
