@@ -33,7 +33,7 @@ serving.local serving.triton
 serving.connect serving.environment serving.backend.model
 serving.server
 pipeline.outcome pipeline.inputs pipeline.stream
-pipeline.extract pipeline.guide pipeline.synth pipeline.predict
+pipeline.describe pipeline.extract pipeline.guide pipeline.synth pipeline.predict
 report.scale
 report.record report.regions
 report.findings report.overlay report.geojson report.tables
@@ -57,7 +57,8 @@ training.comparison training.experiment
 export.graph
 export.wrap export.parity
 export.layout
-export.repository
+export.repository export.extractor
+export.run
 demo
 cli.output
 cli.slides cli.learning cli.serving

@@ -29,7 +29,7 @@ def result(out: Path, painted: Path, repository: Path) -> BatchResult:
 
 
 def test_every_slide_has_one_record(result: BatchResult) -> None:
-    assert [(record.slide.id, record.status) for record in result.records] == [
+    assert [(record.slide_id, record.status) for record in result.records] == [
         ("good", "done"),
         ("bad", "failed"),
     ]
@@ -43,7 +43,7 @@ def test_a_slide_that_failed_has_a_record_and_no_number(result: BatchResult, out
     record = json.loads((out / "bad" / "prediction.json").read_text())
     assert record["prediction"] is None
     assert record["attention"] is None
-    assert record["error"]["exit_code"] == 3
+    assert record["error"]["code"] == 3
 
 
 def test_the_table_has_a_row_for_every_slide(result: BatchResult, out: Path) -> None:

@@ -74,22 +74,20 @@ class Place:
 
 
 def announce(place: Place, number: int) -> None:
-    """Note in the journal that a version is about to be written."""
-    write_json(place.journal, {"version": number})
+    """Note in the journal that a version is about to be written, and whether it is the first."""
+    write_json(place.journal, {"version": number, "first": place.published() is None})
 
 
 def sweep(place: Place) -> None:
     """Remove what an unfinished publication has left, and nothing else."""
-    for folder in place.folders:
-        for path in folder.glob(f"{PARTIAL_PREFIX}*"):
-            _remove(path)
+    for folder in (place.repository, *place.folders):
+        _remove(*folder.glob(f"{PARTIAL_PREFIX}*"))
     if not place.journal.exists():
         return
-    number = json.loads(place.journal.read_text())["version"]
-    if place.published() is None:  # so the folders are new, too
-        _remove(*place.folders)
-    elif number not in place.manifests():
-        _remove(*(folder / str(number) for folder in place.folders))
+    begun = json.loads(place.journal.read_text())
+    if begun["version"] not in place.manifests():
+        versions = tuple(folder / str(begun["version"]) for folder in place.folders)
+        _remove(*(place.folders if begun["first"] else versions))
     place.journal.unlink()
 
 

@@ -35,8 +35,8 @@ class Kind:
     mean: Rgb = (0.0, 0.0, 0.0)
     """Subtracted from RGB in 0 to 1 ..."""
 
-    std: Rgb = (1.0, 1.0, 1.0)
-    """... which is then divided by this."""
+    std: Rgb | None = (1.0, 1.0, 1.0)
+    """... which is then divided by this; None for a network that takes bytes as they are."""
 
     renamed: Callable[[Weights], Weights] = dict
     """Weights of a file under the names of the network."""
@@ -68,6 +68,7 @@ KINDS: Final = {
     "stain_texture": Kind(
         stain.StainTexture,
         stain.FEATURES,
+        std=None,
         weightless="none: a fixed bank of stain and texture filters",
     ),
 }
@@ -78,25 +79,35 @@ class Extractor(nn.Module):
     """Tiles as bytes, uint8 (N, H, W, 3), to float32 (N, E); scaling is inside."""
 
     mean: Tensor
-    std: Tensor
 
     def __init__(self, name: str, network: nn.Module, *, weights: str) -> None:
-        """weights: what is used, in words"""
+        """weights: what is used, in words
+
+        The network's first convolution takes over the scaling, so that it costs nothing.
+        """
         super().__init__()
         kind = KINDS[name]
+        if kind.std is not None:
+            _absorb(network, kind.std)
         self.name = name
         self.network = network
         self.features = kind.features
         self.tile_px: int | None = None  # any size will do
         self.weights = weights
         self.register_buffer("mean", 255 * torch.tensor(kind.mean)[:, None, None])
-        self.register_buffer("std", 255 * torch.tensor(kind.std)[:, None, None])
 
     def forward(self, tiles: Tensor) -> Tensor:
         """Features (N, E) of tiles (N, H, W, 3)."""
         image = tiles.permute(0, 3, 1, 2).contiguous().float()  # moved as bytes: (N, 3, H, W)
-        features: Tensor = self.network((image - self.mean) * (1 / self.std))
+        features: Tensor = self.network(image - self.mean)
         return features
+
+
+def _absorb(network: nn.Module, std: Rgb) -> None:
+    """Let the first convolution take bytes, centred, for what was divided by `std`."""
+    first = next(module for module in network.modules() if isinstance(module, nn.Conv2d))
+    with torch.no_grad():
+        first.weight /= 255 * torch.tensor(std)[:, None, None]
 
 
 def build_extractor(name: str, weights: Path | None = None) -> Extractor:

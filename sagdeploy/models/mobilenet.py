@@ -1,16 +1,15 @@
-"""MobileNetV2 with torchvision's names of parameters, for its pooled features.
+"""MobileNetV2: the paper's extractor for melanoma, 1280 features a tile.
 
-Sandler et al., "MobileNetV2: inverted residuals and linear bottlenecks", CVPR 2018.
+Sandler et al., "MobileNetV2: inverted residuals and linear bottlenecks", CVPR 2018. The 314
+names of its weights are torchvision's, so that torchvision's files load.
 """
-
-from typing import Final
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-FEATURES: Final = 1280
+FEATURES = 1280
 
-STAGES: Final = (
+STAGES = (
     (1, 16, 1, 1),
     (6, 24, 2, 2),
     (6, 32, 3, 2),
@@ -19,82 +18,88 @@ STAGES: Final = (
     (6, 160, 3, 2),
     (6, 320, 1, 1),
 )
-"""Expansion, channels, blocks and stride of the first block: the paper's Table 2."""
+"""Expansion, channels, blocks and stride of the first block: table 2 of that paper."""
 
 
-class SameConv2d(nn.Conv2d):
-    """A convolution of stride 2 that pads as TensorFlow does: right and below alone.
+class TensorFlowConv(nn.Conv2d):
+    """A 3 x 3 convolution of stride 2 that pads right and below only.
 
-    So it is where height and width are even; at odd ones TensorFlow pads all around.
+    So TensorFlow's SAME padding falls on sides that are even, as they are here where the
+    tile's side is a multiple of 32.
     """
 
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C', H/2, W/2)."""
-        return super().forward(F.pad(input, (0, 1, 0, 1)))
+        return F.conv2d(F.pad(x, (0, 1, 0, 1)), self.weight, stride=2, groups=self.groups)
+
+
+def _normed(
+    inputs: int, outputs: int, *, kernel: int, stride: int = 1, groups: int = 1, tensorflow: bool
+) -> nn.Sequential:
+    """Convolution, batch norm, ReLU6."""
+    kind = TensorFlowConv if tensorflow and stride == 2 else nn.Conv2d
+    conv = kind(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU6())
 
 
 class InvertedResidual(nn.Module):
-    """Widen, filter each channel, narrow; added to the input where the shapes agree."""
+    """Expand, filter each channel by itself, project; with a shortcut where shapes allow."""
 
-    def __init__(self, before: int, after: int, *, stride: int, expansion: int, same: bool) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, *, stride: int, expansion: int, tensorflow: bool
+    ) -> None:
         super().__init__()
-        hidden = before * expansion
-        widen = [_convolution(before, hidden, kernel=1)] if expansion > 1 else []
-        self.conv = nn.Sequential(
-            *widen,
-            _convolution(hidden, hidden, stride=stride, groups=hidden, same=same),
-            nn.Conv2d(hidden, after, 1, bias=False),
-            nn.BatchNorm2d(after),
+        hidden = inputs * expansion
+        self.shortcut = stride == 1 and inputs == outputs
+        layers: list[nn.Module] = []
+        if expansion != 1:
+            layers.append(_normed(inputs, hidden, kernel=1, tensorflow=tensorflow))
+        layers.append(
+            _normed(hidden, hidden, kernel=3, stride=stride, groups=hidden, tensorflow=tensorflow)
         )
-        self.adds = stride == 1 and before == after
+        layers += [nn.Conv2d(hidden, outputs, 1, bias=False), nn.BatchNorm2d(outputs)]
+        self.conv = nn.Sequential(*layers)
 
-    def forward(self, planes: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C', H/stride, W/stride)."""
-        filtered: Tensor = self.conv(planes)
-        return planes + filtered if self.adds else filtered
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, inputs, H, W) -> (N, outputs, H/stride, W/stride)."""
+        y: Tensor = self.conv(x)
+        return x + y if self.shortcut else y
 
 
 class MobileNetV2(nn.Module):
-    """(N, 3, H, W), normalised, to the mean of the last feature map, (N, 1280).
+    """MobileNetV2 of width 1; `tensorflow` pads as the networks trained there expect."""
 
-    The classifier is there so that weights load strictly; it is not computed.
-    """
-
-    def __init__(self, *, same: bool = False) -> None:
-        """same: pad as TensorFlow does, for weights that were trained there."""
+    def __init__(self, *, tensorflow: bool = False) -> None:
         super().__init__()
-        blocks: list[nn.Module] = [_convolution(3, 32, stride=2, same=same)]
-        before = 32
-        for expansion, after, repeats, stride in STAGES:
-            for block in range(repeats):
-                step = stride if block == 0 else 1
-                blocks.append(
-                    InvertedResidual(before, after, stride=step, expansion=expansion, same=same)
+        inputs = 32
+        layers: list[nn.Module] = [_normed(3, inputs, kernel=3, stride=2, tensorflow=tensorflow)]
+        for expansion, outputs, blocks, stride in STAGES:
+            for index in range(blocks):
+                layers.append(
+                    InvertedResidual(
+                        inputs,
+                        outputs,
+                        stride=stride if index == 0 else 1,
+                        expansion=expansion,
+                        tensorflow=tensorflow,
+                    )
                 )
-                before = after
-        self.features = nn.Sequential(*blocks, _convolution(before, FEATURES, kernel=1))
+                inputs = outputs
+        layers.append(_normed(inputs, FEATURES, kernel=1, tensorflow=tensorflow))
+        self.features = nn.Sequential(*layers)
         self.classifier = nn.Sequential(nn.Dropout(0.2), nn.Linear(FEATURES, 1000))
+        self.apply(_initialise)
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Features of each image; any size will do."""
-        planes: Tensor = self.features(image)  # (N, 1280, H/32, W/32)
-        return planes.mean((2, 3))
+    def forward(self, x: Tensor) -> Tensor:
+        """Features of normalised tiles: (N, 3, H, W) -> (N, 1280).
+
+        The classifier has no part in it; it is there because files of weights have it.
+        """
+        maps = self.features(x)  # (N, 1280, H/32, W/32)
+        return maps.mean(dim=(2, 3))
 
 
-def _convolution(
-    before: int,
-    after: int,
-    *,
-    kernel: int = 3,
-    stride: int = 1,
-    groups: int = 1,
-    same: bool = False,
-) -> nn.Sequential:
-    """Convolution, batch norm, ReLU6."""
-    conv: nn.Conv2d
-    if same and stride == 2:
-        conv = SameConv2d(before, after, kernel, stride, groups=groups, bias=False)
-    else:
-        padding = kernel // 2
-        conv = nn.Conv2d(before, after, kernel, stride, padding, groups=groups, bias=False)
-    return nn.Sequential(conv, nn.BatchNorm2d(after), nn.ReLU6(inplace=True))
+def _initialise(module: nn.Module) -> None:
+    """Weights that keep the variance through ReLU, for networks without a file of weights."""
+    if isinstance(module, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight, mode="fan_out")

@@ -1,81 +1,81 @@
-"""ResNet18 with instance norm: the extractor of DSMIL, learned by SimCLR on tissue.
+"""ResNet18 with instance normalisation: DSMIL's SimCLR extractor, 512 features a tile.
 
-He et al., CVPR 2016; Li et al., "Dual-stream multiple instance learning network", CVPR 2021.
-The norm has no parameters and no memory, so each tile is normalised by itself.
+Li et al., "Dual-stream multiple instance learning network for whole slide image
+classification with self-supervised contrastive learning", CVPR 2021. Its norms have no
+parameters and take their statistics from the tile itself, in training and after. Weights
+have torchvision's names; `own_names` translates those of DSMIL's two kinds of file.
 """
 
+import re
 from collections.abc import Mapping
-from typing import Final
+from typing import TypeVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-FEATURES: Final = 512
-
-STEM: Final = {"0": "conv1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
-"""SimCLR numbers the children of torchvision's ResNet; those with weights, and their names."""
-
-HEADS: Final = ("fc.", "l1.", "l2.")
-"""What follows the features in a file: DSMIL's classifier, SimCLR's projection."""
+FEATURES = 512
+WIDTHS = (64, 128, 256, 512)
+Value = TypeVar("Value")
 
 
 class BasicBlock(nn.Module):
-    """Two convolutions of 3 x 3 and a way around them."""
+    """Two 3 x 3 convolutions around a shortcut."""
 
-    def __init__(self, before: int, after: int, stride: int) -> None:
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(before, after, 3, stride, padding=1, bias=False)
-        self.bn1 = nn.InstanceNorm2d(after)
-        self.conv2 = nn.Conv2d(after, after, 3, padding=1, bias=False)
-        self.bn2 = nn.InstanceNorm2d(after)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
         self.downsample = nn.Sequential()
         if stride != 1:
-            self.downsample = nn.Sequential(
-                nn.Conv2d(before, after, 1, stride, bias=False), nn.InstanceNorm2d(after)
-            )
+            shortcut = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+            self.downsample = nn.Sequential(shortcut, nn.InstanceNorm2d(outputs))
 
-    def forward(self, planes: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C', H/stride, W/stride)."""
-        filtered = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(planes)))))
-        return F.relu(filtered + self.downsample(planes))
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, inputs, H, W) -> (N, outputs, H/stride, W/stride)."""
+        y = F.relu(F.instance_norm(self.conv1(x)))
+        y = F.instance_norm(self.conv2(y))
+        return F.relu(y + self.downsample(x))
 
 
 class ResNet18(nn.Module):
-    """(N, 3, H, W), RGB in 0 to 1, to the mean of the last feature map, (N, 512)."""
+    """ResNet18 without a classifier, each norm an instance norm."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
-        self.bn1 = nn.InstanceNorm2d(64)
-        self.layer1 = _stage(64, 64, stride=1)
-        self.layer2 = _stage(64, 128, stride=2)
-        self.layer3 = _stage(128, 256, stride=2)
-        self.layer4 = _stage(256, FEATURES, stride=2)
+        self.conv1 = nn.Conv2d(3, WIDTHS[0], 7, 2, 3, bias=False)
+        inputs = WIDTHS[0]
+        for index, width in enumerate(WIDTHS):
+            first = BasicBlock(inputs, width, stride=1 if index == 0 else 2)
+            self.add_module(f"layer{index + 1}", nn.Sequential(first, BasicBlock(width, width, 1)))
+            inputs = width
+        self.apply(_initialise)
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Features of each image; any size from 33 pixels a side will do."""
-        planes = F.relu(self.bn1(self.conv1(image)))
-        planes = F.max_pool2d(planes, 3, stride=2, padding=1)  # (N, 64, H/4, W/4)
-        planes = self.layer4(self.layer3(self.layer2(self.layer1(planes))))
-        return planes.mean((2, 3))  # (N, 512, H/32, W/32) -> (N, 512)
+    def forward(self, x: Tensor) -> Tensor:
+        """Features of tiles scaled to [0, 1]: (N, 3, H, W) -> (N, 512)."""
+        x = F.max_pool2d(F.relu(F.instance_norm(self.conv1(x))), 3, 2, 1)
+        for index in range(len(WIDTHS)):
+            x = self.get_submodule(f"layer{index + 1}")(x)
+        return x.mean(dim=(2, 3))
 
 
-def torchvision_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A public file's weights under torchvision's names, without what follows the features.
+def own_names(weights: Mapping[str, Value]) -> dict[str, Value]:
+    """Weights under our names, whichever of DSMIL's files they come from.
 
-    SimCLR's own files say `features.4.0.conv1.weight`, DSMIL's `feature_extractor.layer1...`.
-    The reference maps by position and drops the last four, which of the latter are features.
+    A SimCLR file (`model.pth`, `embedder.pth`) counts the layers of a sequence and ends in
+    a projection head; a file that its feature extraction wrote has a prefix and a classifier.
+    Heads are left out; matching is by name, never by position.
     """
-    plain = {name.removeprefix("feature_extractor."): item for name, item in weights.items()}
-    return {_named(name): item for name, item in plain.items() if not name.startswith(HEADS)}
+    named = {}
+    for name, value in weights.items():
+        name = name.removeprefix("feature_extractor.")
+        name = re.sub(r"^features\.0\.", "conv1.", name)
+        name = re.sub(r"^features\.([4-7])\.", lambda m: f"layer{int(m[1]) - 3}.", name)
+        if not re.match(r"(l1|l2|fc)\.", name):
+            named[name] = value
+    return named
 
 
-def _named(name: str) -> str:
-    first, *rest = name.split(".")
-    if first == "features" and rest and rest[0] in STEM:
-        return ".".join([STEM[rest[0]], *rest[1:]])
-    return name
-
-
-def _stage(before: int, after: int, *, stride: int) -> nn.Sequential:
-    return nn.Sequential(BasicBlock(before, after, stride), BasicBlock(after, after, 1))
+def _initialise(module: nn.Module) -> None:
+    """Weights that keep the variance through ReLU, for networks without a file of weights."""
+    if isinstance(module, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight, mode="fan_out")

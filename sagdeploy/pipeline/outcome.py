@@ -71,4 +71,4 @@ def exit_code(outcomes: Sequence[SlideOutcome]) -> int:
 def one_line(error: SagError) -> str:
     """An error and its hint as one line without control characters."""
     text = f"{error}; {error.hint}" if error.hint else str(error)
-    return "".join(c if c.isprintable() else " " for c in " ".join(text.split()))
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())

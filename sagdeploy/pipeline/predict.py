@@ -11,10 +11,14 @@ from sagdeploy.files import sha256_of
 from sagdeploy.manifest import Manifest, diagnosis_name, extractor_name
 from sagdeploy.pipeline.stream import Progress, extractor_of, read_batch, stream_features
 from sagdeploy.serving.engine import Arrays, Diagnosis, Engine, check_diagnosis
-from sagdeploy.slides.metadata import Mpp
+from sagdeploy.slides.metadata import Mpp, check_mpp
 from sagdeploy.slides.slide import Slide
 from sagdeploy.slides.tiling import Tiles, coverage, plan_tiles
 from sagdeploy.slides.tissue import TissueMask, find_tissue
+
+
+REQUEST_BYTES = 48 << 20
+"""Of tiles in one request: below the 64 MiB that Triton takes by default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,10 @@ class PredictOptions:
 
     workers: int | None = None
     """Batches of tiles in flight; all cores by default."""
+
+    def __post_init__(self) -> None:
+        if self.mpp is not None:
+            check_mpp(self.mpp, name="--mpp", trust=self.trust_mpp)
 
 
 def predict_slide(
@@ -124,7 +132,7 @@ def _infer(
     progress: Progress,
 ) -> Arrays:
     """Outputs of the diagnosis network: one ensemble request where the bag fits, else streamed."""
-    if 0 < sum(len(t) for t in tiles) <= engine.ensemble_tiles:
+    if _fits_one_request(tiles, engine, manifest):
         inputs = {
             name: read_batch(slide, level, 0, len(level))
             for name, level in zip(manifest.tensors("tiles"), tiles, strict=True)
@@ -140,6 +148,17 @@ def _infer(
         for name, level in zip(manifest.tensors("features"), tiles, strict=True)
     }
     return engine.infer(diagnosis_name(manifest.name), features, version=manifest.version)
+
+
+def _fits_one_request(tiles: tuple[Tiles, ...], engine: Engine, manifest: Manifest) -> bool:
+    """Whether the ensemble takes this bag at once; it serves the latest version only."""
+    count = sum(len(t) for t in tiles)
+    size = sum(3 * len(t) * t.size_px[0] * t.size_px[1] for t in tiles)
+    return (
+        0 < count <= engine.ensemble_tiles
+        and size <= REQUEST_BYTES
+        and manifest.version == engine.manifest(manifest.name).version
+    )
 
 
 def _identity(path: Path) -> tuple[int, int, int]:

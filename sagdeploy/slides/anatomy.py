@@ -1,6 +1,7 @@
 """What lies where on a painted slide: tissue, lesion, glands and every cell.
 
 Shapes and points only, no pixel. Lengths are level-0 pixels unless they are named `_um`.
+Every random choice has a `channel` of its own; `scattered` takes the next one too.
 """
 
 from dataclasses import dataclass
@@ -36,6 +37,16 @@ class Glands:
 
     angle: Floats
     """(N,) of that direction, in radians."""
+
+    def where(self, chosen: NDArray[np.bool_]) -> "Glands":
+        """The glands for which `chosen` (N,) is true."""
+        return Glands(
+            self.point[chosen],
+            self.xy_l0[chosen],
+            self.radius[chosen],
+            self.stretch[chosen],
+            self.angle[chosen],
+        )
 
     def box(self, index: int) -> Box:
         """A box around one gland."""
@@ -153,8 +164,7 @@ class Anatomy:
             & (self.tissue_depth(x, y) > 1.3 * radius + self.px(65))
             & (self.lesion_depth(x, y) < -1.3 * radius - self.px(30))
         )
-        glands = Glands(point, xy, radius, 1 + 0.3 * stretch, angle * np.pi)
-        return Glands(*(getattr(glands, name)[chosen] for name in Glands.__slots__))
+        return Glands(point, xy, radius, 1 + 0.3 * stretch, angle * np.pi).where(chosen)
 
     def cells(self, box: Box) -> Cells:
         """The cells whose centres lie in a box."""

@@ -51,11 +51,7 @@ def resolve_mpp(
     x, y = (positive(text) for text in metadata_xy)
     metadata = None if x is None or y is None else (x + y) / 2
     if override is not None:
-        if not (0 < override < math.inf and (trust or _plausible(override))):
-            raise ConfigError(
-                f"{name}: {override:g} is not a plausible number of microns per pixel",
-                hint="most slides have 0.2 to 0.5, and 0.05 to 2 is allowed",
-            )
+        check_mpp(override, name=name, trust=trust)
         return Mpp(override, source, metadata)
     if metadata_xy == (None, None):
         raise NotAnalysableError(f"{name}: no microns per pixel in the metadata", hint=HINT)
@@ -69,6 +65,15 @@ def resolve_mpp(
             f"{name}: the metadata's microns per pixel are not plausible: {said}", hint=HINT
         )
     return Mpp(metadata, "metadata", metadata)
+
+
+def check_mpp(value: float, *, name: str, trust: bool = False) -> None:
+    """Refuse, by a ConfigError that names `name`, microns per pixel that no scan has."""
+    if not (0 < value < math.inf and (trust or _plausible(value))):
+        raise ConfigError(
+            f"{name}: {value:g} is not a plausible number of microns per pixel",
+            hint="most slides have 0.2 to 0.5, and 0.05 to 2 is allowed",
+        )
 
 
 def background_rgb(text: str) -> tuple[int, int, int]:

@@ -46,7 +46,7 @@ LOOKS = {
     "epithelium": NucleusLook(6.6, 0.12, 1.40, 0.95, 0.20, 0.6, 0.05, 0.2),
 }
 _MILD = NucleusLook(6.3, 0.05, 1.15, 0.70, 0.12, 0.55, 0.02, 0.05)
-_SEVERE = NucleusLook(12.0, 0.22, 1.45, 1.22, 0.36, 0.95, 0.09, 1.0)
+_SEVERE = NucleusLook(11.4, 0.22, 1.45, 1.22, 0.36, 0.95, 0.09, 1.0)
 
 
 def lesion_look(grade: float) -> NucleusLook:
@@ -57,7 +57,7 @@ def lesion_look(grade: float) -> NucleusLook:
 
 def lesion_spacing_um(grade: float) -> float:
     """Distance between neighbouring cells of the lesion."""
-    return 9.0 + 6.5 * grade
+    return 9.0 + 4.0 * grade
 
 
 def look_of(kind: str, grade: float) -> NucleusLook:

@@ -66,7 +66,11 @@ class Evaluation(Strict):
     """Between the seeds; empty for one."""
 
     intervals: dict[str, Interval]
-    """Over patients, of the mean of the seeds' probabilities and attention scores."""
+    """Of the means over the seeds, over patients."""
+
+    ensemble: dict[str, Interval]
+    """Of the metrics of the mean of the seeds' probabilities and attention scores, over
+    patients; `auc_delong` is its AUC once more."""
 
 
 def evaluate_run(
@@ -142,7 +146,8 @@ def _evaluation(
         seeds=seeds,
         mean=_over_seeds(seeds, lambda values: float(np.mean(values)), at_least=1),
         sd=_over_seeds(seeds, lambda values: float(np.std(values, ddof=1)), at_least=2),
-        intervals=intervals_of(together, resamples=resamples),
+        intervals=intervals_of(tuple(judged.values()), resamples=resamples),
+        ensemble=intervals_of([together], resamples=resamples),
     )
 
 

@@ -115,7 +115,7 @@ def train_seeds(
     record = _record(arm, seeds)
     wanted = [Member(seed, fold) for fold in _folds(folds) for seed in dict.fromkeys(seeds)]
     members = [m for m in wanted if read_result(seed_folder(run, m.seed, m.fold)) is None]
-    processes = min(jobs or len(os.sched_getaffinity(0)), len(members))
+    processes = min(jobs or os.cpu_count() or 1, len(members))
     if processes > 1:
         _train_in_processes(arm, members, processes, progress)
     elif members:
@@ -129,10 +129,8 @@ def _folds(folds: int | None) -> Sequence[int | None]:
 
 def _record(arm: Arm, seeds: Sequence[int]) -> RunRecord:
     """What the run is, written; ConfigError where the folder holds another one."""
-    part = arm.parts()[0]
-    bags = arm.open(ram_bytes=0)
-    if not keep_extractor(arm.bags, arm.run, bags.extractor):
-        logger.warning("%s: holds no extractor.onnx, so the run cannot be exported", arm.bags)
+    before = read_run(arm.run) if (arm.run / RUN_FILE).is_file() else None
+    part, bags = arm.parts()[0], arm.open(ram_bytes=0)
     sides = {"train": part.train, "val": part.validation, "held_out": part.held_out}
     sides["test"] = arm.cohort.of_split("test")
     record = RunRecord(
@@ -145,24 +143,20 @@ def _record(arm: Arm, seeds: Sequence[int]) -> RunRecord:
         slides={name: len(slides) for name, slides in sides.items() if slides},
         learned_from=bags.slide_ids,
         folds=arm.folds,
-        seeds=tuple(dict.fromkeys([*_earlier_seeds(arm.run), *seeds])),
+        seeds=tuple(dict.fromkeys([*(before.seeds if before else ()), *seeds])),
         threads=arm.threads,
         software=software_versions(),
     )
-    if (arm.run / RUN_FILE).is_file():
-        before = read_run(arm.run)
-        changed = [name for name in FIXED if getattr(before, name) != getattr(record, name)]
-        if changed:
-            raise ConfigError(
-                f"{arm.run}: holds a run with other {', '.join(changed)}",
-                hint="choose another --out, or delete the folder",
-            )
+    changed = [name for name in FIXED if before and getattr(before, name) != getattr(record, name)]
+    if changed:
+        raise ConfigError(
+            f"{arm.run}: holds a run with other {', '.join(changed)}",
+            hint="choose another --out, or delete the folder",
+        )
+    if not keep_extractor(arm.bags, arm.run, bags.extractor):
+        logger.warning("%s: holds no extractor.onnx, so the run cannot be exported", arm.bags)
     write_run(arm.run, record)
     return record
-
-
-def _earlier_seeds(run: Path) -> tuple[int, ...]:
-    return read_run(run).seeds if (run / RUN_FILE).is_file() else ()
 
 
 def _train_members(arm: Arm, members: Sequence[Member], ram_bytes: int, progress: Progress) -> None:
@@ -199,8 +193,13 @@ def _torch_threads(threads: int) -> Iterator[None]:
 def _train_in_processes(
     arm: Arm, members: Sequence[Member], processes: int, progress: Progress
 ) -> None:
-    """Train members in fresh processes; the first error is raised when the others are done."""
-    context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
+    """Train members in other processes; the first error is raised when the others are done.
+
+    They are forked from a server that has imported torch once and has started none of its
+    threads, which do not survive a fork.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
     running: dict[Connection, BaseProcess] = {}
     errors: list[SagError] = []
     try:

@@ -112,10 +112,9 @@ def delong_interval(scores: Float64, is_positive: NDArray[np.bool_]) -> Interval
     )
 
 
-def wilson_interval(hits: int, slides: int) -> Interval:
-    """The share of `hits` among independent slides; sound where it is 0 or 1 too."""
+def wilson_interval(share: float, slides: int) -> Interval:
+    """A share of independent slides; sound where it is 0 or 1, too."""
     z = norm.ppf((1 + LEVEL) / 2)
-    share = hits / slides
     centre = (share + z**2 / (2 * slides)) / (1 + z**2 / slides)
     margin = z / (1 + z**2 / slides)
     margin *= np.sqrt(share * (1 - share) / slides + z**2 / (4 * slides**2))

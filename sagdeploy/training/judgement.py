@@ -27,6 +27,7 @@ from sagdeploy.training.metrics import (
     calibrated,
     diagnosis_scores,
     mean_attention,
+    mean_of,
 )
 
 RESAMPLING_SEED = 0
@@ -85,16 +86,25 @@ def scores_of(slides: Sequence[SlideJudgement]) -> Metrics:
     return _statistic(slides)(np.arange(len(slides)))
 
 
-def intervals_of(slides: Sequence[SlideJudgement], *, resamples: int) -> dict[str, Interval]:
-    """Intervals of all metrics; closed forms too where every slide has its own patient."""
+def intervals_of(
+    views: Sequence[Sequence[SlideJudgement]], *, resamples: int
+) -> dict[str, Interval]:
+    """Intervals over patients of all metrics, each the mean over the views of some slides.
+
+    views: what each seed says of its slides, or one view that is the mean of the seeds
+    Closed forms stand in for the bootstrap, or beside it, where every slide has its own
+    patient: they are sound where all answers are right, too.
+    """
+    slides = averaged(slide for view in views for slide in view)
     patients = [slide.patient_id for slide in slides]
     rng = np.random.default_rng(RESAMPLING_SEED)
-    intervals = bootstrap_intervals(_statistic(slides), patients, rng, resamples=resamples)
+    statistic = _mean_statistic(views, [slide.slide_id for slide in slides])
+    intervals = bootstrap_intervals(statistic, patients, rng, resamples=resamples)
     if len(set(patients)) < len(slides):
         return intervals
-    right = sum(int(slide.probabilities.argmax()) == slide.label for slide in slides)
-    intervals["accuracy"] = wilson_interval(right, len(slides))
-    if len(slides[0].probabilities) == 2:
+    if "accuracy" in intervals:
+        intervals["accuracy"] = wilson_interval(intervals["accuracy"].value, len(slides))
+    if len(views) == 1 and len(slides[0].probabilities) == 2:
         scores = np.array([slide.probabilities[1] for slide in slides])
         delong = delong_interval(scores, np.array([slide.label == 1 for slide in slides]))
         if delong:
@@ -129,6 +139,24 @@ def _statistic(slides: Sequence[SlideJudgement]) -> Statistic:
         means = [float(s / n) if n else None for s, n in zip(sums, counts, strict=True)]
         diagnosis = asdict(diagnosis_scores(probabilities[drawn], labels[drawn]))
         return diagnosis | dict(zip(ATTENTION_METRICS, means, strict=True))
+
+    return statistic
+
+
+def _mean_statistic(
+    views: Sequence[Sequence[SlideJudgement]], slide_ids: Sequence[str]
+) -> Statistic:
+    """The mean of the views' metrics as a function of indices into `slide_ids`."""
+    members = []
+    for view in views:
+        place = {slide.slide_id: index for index, slide in enumerate(view)}
+        places = np.array([place.get(slide_id, -1) for slide_id in slide_ids])
+        members.append((places, _statistic(view)))
+
+    def statistic(drawn: NDArray[np.intp]) -> Metrics:
+        own = [(places[drawn], metrics) for places, metrics in members]
+        rows = [metrics(seen[seen >= 0]) for seen, metrics in own if (seen >= 0).any()]
+        return {name: mean_of(row[name] for row in rows) for name in rows[0]}
 
     return statistic
 

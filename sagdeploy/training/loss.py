@@ -4,6 +4,11 @@ Eq. 4 and Eq. 5 have a factor 1/p, so on a bag of 15,000 tiles they are below 1e
 beside a classification loss of 0.7. What makes them count is Eq. 6: uncertainty weighting
 divides each term by its own size. `UncertaintyWeights` says how that is kept bounded.
 
+A transformer has many attention maps. Eq. 4 and 5 are averaged over the maps that they
+teach, and the term then counts once for each: to Kendall's likelihood, from which Eq. 6
+comes, every map is an observation. Otherwise a head among many would be taught so little
+beside a classification that it does not move at all (tried); ABMIL has one map either way.
+
 Letters: B bags, N tiles, C classes, T terms.
 """
 
@@ -24,8 +29,10 @@ from sagdeploy.training.terms import (
     reference_loss,
 )
 
-REACH = 3.0
-"""How far a log-variance may move from its start: a weight changes at most 20-fold."""
+REACH = 1.5
+"""How far a log-variance may move from its start: a weight changes at most 4.5-fold. Wider,
+a classification that is learned by heart drowns the guidance, and a tissue guidance that is
+almost satisfied the rest."""
 
 SMALLEST_LOSS = 1e-12
 """Floor of a loss under the logarithm."""
@@ -51,7 +58,7 @@ class LossParts:
     on tissue; None where none has."""
 
     weights: Tensor
-    """(T,) factor of the classification and of each guidance term."""
+    """(T,) factor of the classification and of each guidance term, 0 where it is absent."""
 
 
 class UncertaintyWeights(nn.Module):
@@ -175,8 +182,8 @@ class GuidedLoss(nn.Module):
         above = [zero if term is None else term.value - term.least for term in terms]
         losses = torch.stack([classification, *above])
         present = torch.tensor([True, *(term is not None for term in terms)], device=losses.device)
-        factors = torch.full_like(losses, self.settings.weight)
-        factors[0] = 1
+        maps = [1.0, *(self.settings.weight * (term.maps if term else 0) for term in terms)]
+        factors = losses.new_tensor(maps)
         if self.weighting is None:
             return (factors * losses).sum(), factors * present
         first = losses.detach().clone()

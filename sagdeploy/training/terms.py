@@ -35,6 +35,9 @@ class GuidanceTerm:
     least: Tensor
     """The smallest it could be: 0 for Eq. 4, the mean of -1/p for Eq. 5."""
 
+    maps: int = 1
+    """How many attention maps of a bag it is the mean of: magnifications, layers, heads."""
+
 
 def class_loss(logits: Tensor, targets: Tensor, kind: ClassLoss) -> Tensor:
     """Classification loss, mean over the batch.
@@ -96,7 +99,8 @@ def guidance_loss(
     taught = torch.stack(has)  # (S, B)
     if not taught.any():
         return None
-    return GuidanceTerm(_mean_of(values, taught), _mean_of(least, taught))
+    maps = sum(taught_heads(looked, share)[0, ..., 0].numel() for looked in attention)
+    return GuidanceTerm(_mean_of(values, taught), _mean_of(least, taught), maps)
 
 
 def _mean_of(values: Sequence[Tensor], taught: Tensor) -> Tensor:

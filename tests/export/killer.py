@@ -37,7 +37,7 @@ def _publish_and_die(repository: Path, job: dict[str, Any], step: int) -> None:
 
     def count(event: str, arguments: tuple[Any, ...]) -> None:
         nonlocal left
-        writes = event == "open" and str(arguments[1]).startswith(("w", "x", "a", "r+"))
+        writes = event == "open" and bool(arguments[2] & (os.O_WRONLY | os.O_RDWR))
         if event in CHANGES or writes:
             left -= 1
             if left == 0:

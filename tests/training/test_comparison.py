@@ -36,6 +36,7 @@ def write_evaluation(
         mean={"accuracy": mean, "majority_accuracy": 0.62},
         sd={"accuracy": sd},
         intervals={},
+        ensemble={},
     )
     write_json(run / "evaluation_test.json", evaluation.model_dump(mode="json"))
     return run

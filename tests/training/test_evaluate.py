@@ -13,7 +13,7 @@ from sagdeploy.config import TrainSettings
 from sagdeploy.errors import BagError, CohortError, ConfigError, ModelError
 from sagdeploy.training.checkpoint import load_model, read_results, read_run
 from sagdeploy.training.dataset import open_bags
-from sagdeploy.training.evaluate import evaluate_run, read_evaluation
+from sagdeploy.training.evaluate import Split, evaluate_run, read_evaluation
 from sagdeploy.training.experiment import train_seeds
 from sagdeploy.training.inference import evaluating, predict_bags
 from sagdeploy.training.judgement import averaged, intervals_of, judge_slides, scores_of
@@ -56,6 +56,15 @@ def test_mean_and_sd_are_over_the_seeds(toy: Toy, run: Path) -> None:
     assert evaluation.sd["log_loss"] == pytest.approx(np.std(losses, ddof=1))
     assert 0 < evaluation.mean["attention_on_heuristic"] < 1
     assert 0 < evaluation.mean["attention_on_tissue"] <= 1
+
+
+@pytest.mark.parametrize("split", ["test", "train"])
+def test_intervals_are_of_the_means_that_are_told(toy: Toy, run: Path, split: Split) -> None:
+    evaluation = evaluate_run(run, *toy, split, resamples=50)
+    for name, interval in evaluation.intervals.items():
+        assert interval.value == pytest.approx(evaluation.mean[name])
+        assert interval.low <= interval.high
+    assert evaluation.ensemble["log_loss"].value < evaluation.mean["log_loss"]
 
 
 def test_every_number_follows_from_the_predictions(toy: Toy, run: Path) -> None:
@@ -102,6 +111,7 @@ def test_folds_are_evaluated_on_what_they_held_out(make_toy: MakeToy, tmp_path: 
     evaluation = evaluate_run(run, cohort, bags, "folds", resamples=20)
     assert evaluation.slides == 18
     assert [scores.fold for scores in evaluation.seeds] == [0, 1, 2]
+    assert evaluation.intervals["log_loss"].value == pytest.approx(evaluation.mean["log_loss"])
     rows = predictions(run, "folds")
     assert len({row["slide_id"] for row in rows}) == len(rows) == 18
 
@@ -189,8 +199,8 @@ def test_slides_of_one_patient_take_away_the_closed_forms(toy: Toy, run: Path) -
     opened = open_bags(cohort.slides, bags, classes=cohort.classes)
     alone = judge_slides(load_model(run, record, result), opened, temperature=1.0)
     shared = [replace(slide, patient_id=f"p{i // 2}") for i, slide in enumerate(alone)]
-    assert intervals_of(alone, resamples=20)["accuracy"].method == "Wilson"
-    intervals = intervals_of(shared, resamples=20)
+    assert intervals_of([alone], resamples=20)["accuracy"].method == "Wilson"
+    intervals = intervals_of([shared], resamples=20)
     assert intervals["accuracy"].method.endswith("over patients")
     assert "auc_delong" not in intervals
     assert intervals["accuracy"].value == scores_of(shared)["accuracy"]

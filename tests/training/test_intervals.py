@@ -106,12 +106,12 @@ def test_delong_is_silent_where_its_variance_is_undefined_or_zero(positives: int
 
 
 def test_wilson_gives_the_known_interval_of_the_paper() -> None:
-    interval = wilson_interval(120, 129)
+    interval = wilson_interval(120 / 129, 129)
     assert (interval.low, interval.high) == pytest.approx((0.873, 0.963), abs=1e-3)
 
 
 def test_wilson_is_unsure_of_a_perfect_score() -> None:
-    interval = wilson_interval(12, 12)
+    interval = wilson_interval(1.0, 12)
     assert interval.low == pytest.approx(0.758, abs=1e-3)
     assert interval.high == 1
 

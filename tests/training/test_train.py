@@ -67,6 +67,7 @@ ARMS = [
     {"guidance": {"terms": ("hg",), "compat": "reference"}},
     {"guidance": {"terms": ("hg", "tg"), "weighting": "equal"}},
     {"model": {"options": {"dropout": 0.5}}},
+    {"model": {"name": "scatnet"}, "guidance": {"terms": ("hg",)}, "optim": {"epochs": 5}},
 ]
 
 
