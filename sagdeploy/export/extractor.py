@@ -8,7 +8,7 @@ from sagdeploy.export.graph import export_extractor
 from sagdeploy.export.wrap import IMAGENET_MEAN, IMAGENET_STD, wrap_onnx
 from sagdeploy.files import name_from, sha256_of
 from sagdeploy.manifest import ExtractorCard
-from sagdeploy.models.extractors import NAMES, build_extractor
+from sagdeploy.models.extractors import RECIPES, build_extractor
 from sagdeploy.pipeline.extract import CARD_FILE, EXTRACTOR_FILE, read_card, write_card
 from sagdeploy.serving.runtime import extractor_card
 
@@ -54,14 +54,15 @@ def prepare_extractor(source: ExtractorSource, bags: Path) -> ExtractorCard:
 
 
 def _of_ours(source: ExtractorSource, bags: Path) -> ExtractorCard:
-    if source.name not in NAMES:
+    if source.name not in RECIPES:
         raise ConfigError(
             f"no extractor is called {source.name!r}",
-            hint=f"take {', '.join(NAMES)} or a file that ends in .onnx",
+            hint=f"take {', '.join(RECIPES)} or a file that ends in .onnx",
         )
     extractor = build_extractor(source.name, source.weights)
-    path = export_extractor(extractor, bags / EXTRACTOR_FILE, tile_px=extractor.tile_px)
-    return extractor_card(path, name=source.name, weights=extractor.weights)
+    facts = extractor.card
+    path = export_extractor(extractor, bags / EXTRACTOR_FILE, tile_px=facts.tile_px)
+    return extractor_card(path, name=facts.name, weights=facts.weights)
 
 
 def _from_file(source: ExtractorSource, bags: Path) -> ExtractorCard:

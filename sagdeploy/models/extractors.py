@@ -1,13 +1,17 @@
-"""Extractors: from tiles as bytes to features, their weights strictly from where they say."""
+"""What turns tiles into features: uint8 pixels in, scaling and all, so that nothing is left
+for a client to get wrong.
 
+Weights come from a file that cannot carry code: safetensors, or a PyTorch file of tensors
+alone. Nothing is downloaded unless `imagenet` is asked for by name.
+"""
+
+import logging
 import pickle
-import sys
+import re
 from collections.abc import Callable, Mapping
-from contextlib import redirect_stdout
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Final
+from urllib.error import URLError
 
 import torch
 from safetensors import SafetensorError
@@ -18,193 +22,210 @@ from sagdeploy.errors import ConfigError, ModelError
 from sagdeploy.files import sha256_of
 from sagdeploy.models import mobilenet, resnet, stain
 
-TORCHVISION_URL: Final = "https://download.pytorch.org/models/mobilenet_v2-7ebf99e0.pth"
+logger = logging.getLogger(__name__)
 
-Rgb = tuple[float, float, float]
-Weights = Mapping[str, Tensor]
+IMAGENET = "imagenet"
+"""Given in place of a file of weights, downloads torchvision's."""
+
+IMAGENET_URL = "https://download.pytorch.org/models/mobilenet_v2-b0353104.pth"
+"""The digits are the start of the file's SHA-256."""
+
+NO_WEIGHTS = "none: a fixed bank of stain and texture filters"
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
-    """One extractor that can be built by name."""
+class ExtractorFacts:
+    """What an extractor is, for the card that goes with its features."""
 
-    build: Callable[[], nn.Module]
-    """From normalised (N, 3, H, W) to (N, E)."""
+    name: str
 
     features: int
-    mean: Rgb = (0.0, 0.0, 0.0)
-    """Subtracted from RGB in 0 to 1 ..."""
+    """E, the length of a tile's feature vector."""
 
-    std: Rgb | None = (1.0, 1.0, 1.0)
-    """... which is then divided by this; None for a network that takes bytes as they are."""
+    weights: str
+    """Where the weights come from, in words."""
 
-    renamed: Callable[[Weights], Weights] = dict
-    """Weights of a file under the names of the network."""
-
-    url: str | None = None
-    """Where weights come from if none are given."""
-
-    weightless: str | None = None
-    """What to say of it where it takes no weights."""
+    tile_px: int | None = None
+    """Side of the only tiles it takes; None where any size will do."""
 
 
-KINDS: Final = {
-    "mobilenet_v2": Kind(
-        mobilenet.MobileNetV2,
-        mobilenet.FEATURES,
-        mean=(0.485, 0.456, 0.406),
-        std=(0.229, 0.224, 0.225),
-        url=TORCHVISION_URL,
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How a kind of extractor is built, and what its network expects of a pixel."""
+
+    features: int
+    build: Callable[[], nn.Module]
+
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """Taken from red, green and blue, each 0 to 255."""
+
+    spread: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    """Divides what is left."""
+
+    first: str = ""
+    """Name of the first convolution, which takes the division over."""
+
+    learned: bool = True
+
+    own_names: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] = dict
+    """Translates the names of weights in a file to ours."""
+
+
+def _of_255(*values: float) -> tuple[float, float, float]:
+    red, green, blue = values
+    return 255 * red, 255 * green, 255 * blue
+
+
+RECIPES = {
+    "mobilenet_v2": Recipe(
+        features=mobilenet.FEATURES,
+        build=mobilenet.MobileNetV2,
+        mean=_of_255(0.485, 0.456, 0.406),
+        spread=_of_255(0.229, 0.224, 0.225),
+        first="features.0.0",
     ),
-    "mobilenet_v2_tf": Kind(
-        partial(mobilenet.MobileNetV2, same=True),
-        mobilenet.FEATURES,
-        mean=(0.5, 0.5, 0.5),
-        std=(0.5, 0.5, 0.5),
+    "mobilenet_v2_tf": Recipe(
+        features=mobilenet.FEATURES,
+        build=lambda: mobilenet.MobileNetV2(tensorflow=True),
+        mean=_of_255(0.5, 0.5, 0.5),
+        spread=_of_255(0.5, 0.5, 0.5),
+        first="features.0.0",
     ),
-    "resnet18_instancenorm": Kind(
-        resnet.ResNet18, resnet.FEATURES, renamed=resnet.torchvision_names
+    "resnet18_instancenorm": Recipe(
+        features=resnet.FEATURES,
+        build=resnet.ResNet18,
+        spread=_of_255(1, 1, 1),
+        first="conv1",
+        own_names=resnet.own_names,
     ),
-    "stain_texture": Kind(
-        stain.StainTexture,
-        stain.FEATURES,
-        std=None,
-        weightless="none: a fixed bank of stain and texture filters",
-    ),
+    "stain_texture": Recipe(features=stain.FEATURES, build=stain.StainTexture, learned=False),
 }
-NAMES: Final = tuple(KINDS)
+"""Each extractor by its name."""
 
 
 class Extractor(nn.Module):
-    """Tiles as bytes, uint8 (N, H, W, 3), to float32 (N, E); scaling is inside."""
+    """Tiles as they are read in, features out. For inference only."""
 
     mean: Tensor
 
-    def __init__(self, name: str, network: nn.Module, *, weights: str) -> None:
-        """weights: what is used, in words
-
-        The network's first convolution takes over the scaling, so that it costs nothing.
-        """
+    def __init__(self, network: nn.Module, recipe: Recipe, card: ExtractorFacts) -> None:
         super().__init__()
-        kind = KINDS[name]
-        if kind.std is not None:
-            _absorb(network, kind.std)
-        self.name = name
+        self.card = card
         self.network = network
-        self.features = kind.features
-        self.tile_px: int | None = None  # any size will do
-        self.weights = weights
-        self.register_buffer("mean", 255 * torch.tensor(kind.mean)[:, None, None])
+        self.register_buffer("mean", torch.tensor(recipe.mean).reshape(1, 3, 1, 1))
+        if recipe.first:
+            first = network.get_submodule(recipe.first)
+            assert isinstance(first, nn.Conv2d)
+            first.weight.data /= torch.tensor(recipe.spread).reshape(1, 3, 1, 1)
+        self.requires_grad_(False).eval()
 
     def forward(self, tiles: Tensor) -> Tensor:
-        """Features (N, E) of tiles (N, H, W, 3)."""
-        image = tiles.permute(0, 3, 1, 2).contiguous().float()  # moved as bytes: (N, 3, H, W)
-        features: Tensor = self.network(image - self.mean)
+        """uint8 (N, H, W, 3) -> float32 (N, E).
+
+        Bytes are transposed, not floats, and the first convolution has the division in it:
+        together a third of what the plain way costs. The mean is taken off before that
+        convolution pads, so that padding stays what the network learned it to be.
+        """
+        pixels = tiles.permute(0, 3, 1, 2).contiguous()  # (N, 3, H, W)
+        features: Tensor = self.network(pixels.to(torch.float32) - self.mean)
         return features
 
 
-def _absorb(network: nn.Module, std: Rgb) -> None:
-    """Let the first convolution take bytes, centred, for what was divided by `std`."""
-    first = next(module for module in network.modules() if isinstance(module, nn.Conv2d))
-    with torch.no_grad():
-        first.weight /= 255 * torch.tensor(std)[:, None, None]
+def build_extractor(
+    name: str, weights: Path | None = None, *, seed: int | None = None
+) -> Extractor:
+    """The extractor of that name, ready for inference.
 
+    weights: a .pt, .pth or .safetensors file, or `imagenet` to download torchvision's
+    seed:    asks for random weights instead; for tests
 
-def build_extractor(name: str, weights: Path | None = None) -> Extractor:
-    """The extractor of a name, ready to be exported: in evaluation mode, without gradients.
-
-    weights: a .pt, .pth or .safetensors file of tensors
-    Raises ConfigError for an unknown name or where weights are missing or needless, ModelError
-    for weights that are not those of the network.
+    ConfigError for an unknown name or missing weights; ModelError for a file that is refused.
     """
-    if name not in KINDS:
-        raise ConfigError(f"no extractor is called {name!r}", hint=f"take {', '.join(NAMES)}")
-    kind = KINDS[name]
-    network = kind.build()
-    if kind.weightless is None:
-        said = _fill(network, kind, name, weights)
-    elif weights is None:
-        said = kind.weightless
-    else:
-        raise ConfigError(f"{name} takes no weights, got {weights}", hint="leave out --weights")
-    return Extractor(name, network, weights=said).eval().requires_grad_(False)
+    recipe = RECIPES.get(name)
+    if recipe is None:
+        raise ConfigError(f"no extractor {name!r}", hint=f"choose of {', '.join(RECIPES)}")
+    if not recipe.learned:
+        if weights is not None:
+            raise ConfigError(f"{name} has no weights, yet {weights} was given")
+        return Extractor(recipe.build(), recipe, ExtractorFacts(name, recipe.features, NO_WEIGHTS))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed or 0)
+        network = recipe.build()
+    if weights is None and seed is None:
+        raise ConfigError(
+            f"{name} needs a file of weights",
+            hint="pass --weights FILE (.pt or .safetensors), or --extractor stain_texture",
+        )
+    text = f"random, seed {seed}: for tests only"
+    if weights is not None:
+        path = _downloaded(name) if str(weights) == IMAGENET else weights
+        _load(network, recipe, path)
+        text = f"{path.name} {sha256_of(path)[:12]}"
+    return Extractor(network, recipe, ExtractorFacts(name, recipe.features, text))
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Tensors by name of a .pt, .pth or .safetensors file; no code in it is run.
+    """Tensors by name from a .safetensors file or a PyTorch file that holds nothing else.
 
-    Raises ConfigError where there is no such file, ModelError where it holds anything else.
+    ConfigError where there is no such file; ModelError where it cannot be read or holds code.
     """
     if not path.is_file():
-        raise ConfigError(f"{path}: no such file", hint="pass --weights FILE")
-    read = READERS.get(path.suffix.lower())
-    if read is None:
-        raise ConfigError(
-            f"{path}: weights are read from .pt, .pth and .safetensors", hint="convert the file"
-        )
+        raise ConfigError(f"{path}: no such file of weights")
     try:
-        found = read(path)
-    except pickle.UnpicklingError as error:
+        if path.suffix == ".safetensors":
+            weights: object = load_file(path)
+        else:
+            weights = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise ModelError(
-            f"{path}: holds more than tensors, or is damaged; a pickle can run any code, so it is "
-            "not opened",
-            hint="save its state_dict() as .safetensors",
+            f"{path}: not a file of weights alone: {_first_line(error)}",
+            hint="save the state_dict, best as .safetensors",
         ) from error
-    except (OSError, EOFError, RuntimeError, ValueError, LookupError, SafetensorError) as error:
-        raise ModelError(f"{path}: cannot be read: {_line(error)}") from error
-    if not isinstance(found, Mapping) or not all(
-        isinstance(item, Tensor) for item in found.values()
+    if isinstance(weights, Mapping) and isinstance(weights.get("state_dict"), Mapping):
+        weights = weights["state_dict"]
+    if not isinstance(weights, Mapping) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in weights.items()
     ):
-        raise ModelError(f"{path}: not a table of tensors by name", hint="save its state_dict()")
-    return dict(found)
+        raise ModelError(f"{path}: holds something other than tensors by name")
+    return {name.removeprefix("module."): value for name, value in weights.items()}
 
 
-def _unpickled(path: Path) -> object:
-    return torch.load(path, map_location="cpu", weights_only=True)
-
-
-READERS: Final[Mapping[str, Callable[[Path], object]]] = {
-    ".safetensors": load_file,
-    ".pt": _unpickled,
-    ".pth": _unpickled,
-}
-
-
-def _fill(network: nn.Module, kind: Kind, name: str, weights: Path | None) -> str:
-    """Load the weights into the network, every one; returns what they are in words."""
-    path = weights or _downloaded(kind, name)
-    tensors = kind.renamed(read_weights(path))
+def _load(network: nn.Module, recipe: Recipe, path: Path) -> None:
+    """Weights into the network, every one of them and no other."""
+    weights = recipe.own_names(read_weights(path))
     try:
-        network.load_state_dict(tensors)
+        network.load_state_dict(weights)
     except RuntimeError as error:
         raise ModelError(
-            f"{path}: not the weights of {name}: {_line(error)}",
-            hint="choose the --extractor whose weights they are",
+            f"{path}: not the weights of this network: {_first_line(error)}",
+            hint="look at --extractor: names and shapes must be the network's own",
         ) from error
-    if bad := [key for key, tensor in tensors.items() if not torch.isfinite(tensor).all()]:
-        raise ModelError(f"{path}: {bad[0]} is not finite", hint="copy the file again")
-    digest = f"sha256 {sha256_of(path)[:12]}"
-    return f"{path.name}, {digest}" if weights else f"torchvision IMAGENET1K_V1, {digest}"
 
 
-def _downloaded(kind: Kind, name: str) -> Path:
-    """The file of the kind's public weights, from torch's cache or the network."""
-    if kind.url is None:
-        raise ConfigError(f"{name} needs weights", hint="pass --weights FILE")
+def _downloaded(name: str) -> Path:
+    """torchvision's weights of a network, from the cache or the net."""
+    if name != "mobilenet_v2":
+        raise ConfigError(f"{name} has no weights to download", hint="pass --weights FILE")
+    path = Path(torch.hub.get_dir()) / "checkpoints" / IMAGENET_URL.rpartition("/")[2]
+    digits = path.stem.rpartition("-")[2]
     try:
-        with redirect_stdout(sys.stderr):  # where torch says what it downloads
-            torch.hub.load_state_dict_from_url(
-                kind.url, map_location="cpu", progress=False, check_hash=True, weights_only=True
-            )
-    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
+        if not path.is_file():
+            logger.info("downloading %s", IMAGENET_URL)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(IMAGENET_URL, str(path), digits, progress=False)
+    except (URLError, OSError) as error:
         raise ConfigError(
-            f"{name}: its weights cannot be fetched from {kind.url}: {_line(error)}",
-            hint="pass --weights FILE",
+            f"{IMAGENET_URL}: cannot be fetched: {_first_line(error)}",
+            hint="fetch it on a machine that is online and pass it as --weights FILE",
         ) from error
-    return Path(torch.hub.get_dir(), "checkpoints", kind.url.rpartition("/")[2])
+    except RuntimeError as error:  # what torch.hub raises for a wrong hash
+        raise ModelError(f"{IMAGENET_URL}: {_first_line(error)}") from error
+    if not sha256_of(path).startswith(digits):
+        raise ModelError(f"{path}: its hash does not begin with {digits}", hint="delete the file")
+    return path
 
 
-def _line(error: BaseException) -> str:
-    """The first lines of an error as one, cut to what a screen shows."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 300 else f"{text[:297]}..."
+def _first_line(error: Exception) -> str:
+    """What an error of another library says, in one line without its advice."""
+    text = re.sub(r"\s+", " ", str(error)).strip()
+    return text[:200] or type(error).__name__

@@ -47,9 +47,8 @@ def test_a_drawn_field_knows_x_from_y() -> None:
 def test_boxes_share_a_part_that_both_hold(one: Box, other: Box) -> None:
     part = one.part(other)
     assert part == other.part(one)
-    points = (
-        np.stack(np.meshgrid(np.arange(-90, 160), np.arange(-90, 140)), -1).reshape(-1, 2) * 1.0
-    )
+    x, y = np.meshgrid(np.arange(-90, 160), np.arange(-90, 140))
+    points = np.column_stack([x.ravel(), y.ravel()]).astype(np.float64)
     both = one.holds(points) & other.holds(points)
     assert both.sum() == (part.width * part.height if part else 0)
 
