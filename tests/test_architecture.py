@@ -68,7 +68,6 @@ cli.app
 # library -> the only modules that may import it; a name ending in "." stands for a package
 DOORS = {
     "openslide": {"slides.slide"},
-    "tifffile": {"slides.synthetic"},
     "skimage": {"slides.tissue", "guidance.detection"},
     "shapely": {"guidance.annotations", "guidance.cells", "guidance.weights"},
     "defusedxml": {"guidance.outlines"},

@@ -102,4 +102,4 @@ class MobileNetV2(nn.Module):
 def _initialise(module: nn.Module) -> None:
     """Weights that keep the variance through ReLU, for networks without a file of weights."""
     if isinstance(module, nn.Conv2d):
-        nn.init.kaiming_normal_(module.weight, mode="fan_out")
+        nn.init.kaiming_normal_(module.weight)

@@ -1,8 +1,8 @@
-"""Diagnosis models by name: ours, and any that a user brings."""
+"""Diagnosis models by name, ours and the user's own."""
 
-from collections.abc import Mapping
-from importlib import import_module
-from typing import Final
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
 
 from torch import nn
 
@@ -10,8 +10,8 @@ from sagdeploy.errors import ConfigError
 from sagdeploy.models.abmil import Abmil
 from sagdeploy.models.scatnet import ScAtNet
 
-OURS: Final[dict[str, type[nn.Module]]] = {"abmil": Abmil, "scatnet": ScAtNet}
-HINT: Final = f"take {' or '.join(OURS)}, or package.module:Class of an installed package"
+Option = str | int | float | bool
+MODELS: dict[str, Callable[..., nn.Module]] = {"abmil": Abmil, "scatnet": ScAtNet}
 
 
 def build_model(
@@ -19,30 +19,47 @@ def build_model(
     *,
     features: int,
     classes: int,
-    magnifications: int,
-    options: Mapping[str, str | int | float | bool],
+    magnifications: int = 1,
+    options: Mapping[str, Option] | None = None,
 ) -> nn.Module:
-    """A new, untrained diagnosis model; see `models.attention.DiagnosisModel`.
+    """A diagnosis model with fresh weights, by name or as `package.module:Class`.
 
-    name:    one of ours, or `package.module:Class`
-    options: keyword arguments of its constructor beside its sizes
-    Raises ConfigError where there is no such model or it does not take these arguments.
+    options: keyword arguments of its constructor beside the three sizes
+
+    ConfigError where there is no such model, or it does not take these arguments.
     """
-    kind = OURS[name] if name in OURS else _imported(name)
+    build = MODELS.get(name) or _imported(name)
+    arguments = {
+        "features": features,
+        "classes": classes,
+        "magnifications": magnifications,
+        **(options or {}),
+    }
+    parameters = inspect.signature(build).parameters
     try:
-        return kind(features=features, classes=classes, magnifications=magnifications, **options)
+        inspect.signature(build).bind(**arguments)
     except TypeError as error:
-        raise ConfigError(f"model {name}: {error}", hint="see the model's constructor") from error
+        raise ConfigError(
+            f"model {name}: {error}", hint=f"it takes {', '.join(parameters)}"
+        ) from error
+    return build(**arguments)
 
 
-def _imported(name: str) -> type[nn.Module]:
-    module_name, colon, class_name = name.partition(":")
-    if not (module_name and colon and class_name):
-        raise ConfigError(f"no model is called {name!r}", hint=HINT)
+def _imported(name: str) -> Callable[..., nn.Module]:
+    """The user's own class."""
+    module_name, _, class_name = name.partition(":")
+    if not class_name:
+        raise ConfigError(
+            f"no model {name!r}", hint=f"choose of {', '.join(MODELS)}, or package.module:Class"
+        )
     try:
-        found = getattr(import_module(module_name), class_name)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"model {name}: {error}", hint=HINT) from error
+        module = importlib.import_module(module_name)
+    except (ImportError, SyntaxError, ValueError) as error:
+        raise ConfigError(
+            f"model {name}: {module_name} cannot be imported: {error}",
+            hint="install it, or name its folder: PYTHONPATH=. sagdeploy train ...",
+        ) from error
+    found = getattr(module, class_name, None)
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
-        raise ConfigError(f"model {name}: is not a torch.nn.Module class", hint=HINT)
+        raise ConfigError(f"model {name}: {module_name} has no torch module {class_name!r}")
     return found

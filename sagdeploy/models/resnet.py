@@ -78,4 +78,4 @@ def own_names(weights: Mapping[str, Value]) -> dict[str, Value]:
 def _initialise(module: nn.Module) -> None:
     """Weights that keep the variance through ReLU, for networks without a file of weights."""
     if isinstance(module, nn.Conv2d):
-        nn.init.kaiming_normal_(module.weight, mode="fan_out")
+        nn.init.kaiming_normal_(module.weight)

@@ -24,6 +24,9 @@ HAEMATOXYLIN = (0.650, 0.704, 0.286)
 
 EOSIN = (0.072, 0.990, 0.105)
 
+UNITS = (1.0, 3.0, 8.0)
+"""Factors on haematoxylin, eosin and neither, which differ so much from tile to tile."""
+
 DENSITIES = (0.15, 0.3, 0.5)
 """Amounts of haematoxylin whose share of the tile is measured: pale, nuclear, dark."""
 
@@ -31,10 +34,11 @@ FEATURES = 3 + 3 * 3 + len(DENSITIES) + LEVELS * 2 * 5
 
 
 def unmixing() -> Tensor:
-    """(3, 3): amounts of haematoxylin, eosin and neither, from optical densities r, g, b."""
+    """(3, 3): haematoxylin, eosin and neither, in UNITS, from optical density r, g, b."""
     stains = F.normalize(torch.tensor([HAEMATOXYLIN, EOSIN], dtype=torch.float64), dim=1)
     neither = F.normalize(torch.linalg.cross(stains[0], stains[1]), dim=0)
-    return torch.linalg.inv(torch.stack([*stains, neither]).T).float()
+    amounts = torch.linalg.inv(torch.stack([*stains, neither]).T)
+    return (torch.tensor(UNITS, dtype=torch.float64)[:, None] * amounts).float()
 
 
 def filters() -> Tensor:
@@ -68,7 +72,7 @@ class StainTexture(nn.Module):
         """Features of tiles: red, green, blue from 0 to 255, (N, 3, H, W) -> (N, 55)."""
         density = math.log(256) - torch.log(x + 1)
         stains = F.conv2d(_halved(density), self.mix)  # (N, 3, H/2, W/2)
-        features = [4 * _spread(density), *_amounts(stains), *_shares(stains[:, :1])]
+        features = [6 * _spread(density), *_amounts(stains), *_shares(stains[:, :1])]
         x = stains[:, :2]
         for level in range(LEVELS):
             x = _halved(x) if level else x
@@ -82,9 +86,9 @@ class StainTexture(nn.Module):
         blob = found[:, 0::3]  # (N, 2, h, w)
         edge = torch.sqrt(_squared(found[:, 1::3]) + _squared(found[:, 2::3]) + 1e-8)
         return [
-            20 * F.relu(blob).mean(dim=(2, 3)),
-            20 * F.relu(-blob).mean(dim=(2, 3)),
-            5 * _strongest(blob),
+            80 * F.relu(blob).mean(dim=(2, 3)),
+            80 * F.relu(-blob).mean(dim=(2, 3)),
+            20 * _strongest(blob),
             5 * edge.mean(dim=(2, 3)),
             3 * _strongest(edge),
         ]
