@@ -95,7 +95,7 @@ class MobileNetV2(nn.Module):
 
         The classifier has no part in it; it is there because files of weights have it.
         """
-        maps = self.features(x)  # (N, 1280, H/32, W/32)
+        maps: Tensor = self.features(x)  # (N, 1280, H/32, W/32)
         return maps.mean(dim=(2, 3))
 
 

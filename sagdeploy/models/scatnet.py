@@ -11,6 +11,7 @@ Letters: B bags, N tiles, E features, H heads, C classes, S magnifications, L la
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -33,8 +34,19 @@ def sinusoid(count: int, dim: int, like: Tensor) -> Tensor:
     return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)  # (count, dim)
 
 
+@dataclass(frozen=True, slots=True)
+class LayerSizes:
+    """What all transformer layers of a network share."""
+
+    dim: int
+    heads: int
+    dropout: float
+    compat: bool
+    """Whether attention is the public code's, not Eq. 1."""
+
+
 class FeedForward(nn.Module):
-    """Each row by itself through four times its width, (B, N, dim) -> (B, N, dim)."""
+    """Each row by itself through four times its width."""
 
     def __init__(self, dim: int, dropout: float) -> None:
         super().__init__()
@@ -55,10 +67,11 @@ class FeedForward(nn.Module):
 class EncoderLayer(nn.Module):
     """A pre-norm transformer layer that also says where it looked."""
 
-    def __init__(self, dim: int, heads: int, dropout: float, *, compat: bool) -> None:
+    def __init__(self, sizes: LayerSizes) -> None:
         super().__init__()
+        dim, dropout = sizes.dim, sizes.dropout
         self.norm_before_attn = nn.LayerNorm(dim)
-        self.mha = SelfAttention(dim, heads, dropout, compat=compat)
+        self.mha = SelfAttention(dim, sizes.heads, dropout, compat=sizes.compat)
         self.dropout = Dropout(dropout)
         self.norm_before_ffn = nn.LayerNorm(dim)
         self.ffn = FeedForward(dim, dropout)
@@ -73,18 +86,12 @@ class EncoderLayer(nn.Module):
 class MagnificationEncoder(nn.Module):
     """The tiles of one magnification as one vector."""
 
-    def __init__(
-        self, features: int, dim: int, layers: int, heads: int, dropout: float, *, compat: bool
-    ) -> None:
+    def __init__(self, features: int, layers: int, sizes: LayerSizes) -> None:
         super().__init__()
+        dim = sizes.dim
         self.proj_cnn_emb = nn.Linear(features, dim)
-        self.dropout = Dropout(dropout)
-        self.attn = nn.ModuleDict(
-            {
-                f"encoder_{index}": EncoderLayer(dim, heads, dropout, compat=compat)
-                for index in range(layers)
-            }
-        )
+        self.dropout = Dropout(sizes.dropout)
+        self.attn = _stack("encoder", layers, sizes)
         self.proj_attn_emb = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim))
 
     def forward(self, features: Tensor, is_tile: Tensor) -> tuple[Tensor, Tensor]:
@@ -127,30 +134,22 @@ class ScAtNet(nn.Module):
         compat:          `reference` leaves out 1/sqrt(D) and guides attention after dropout
         """
         super().__init__()
-        _check(dim, layers, heads, dropout, scale_embedding, compat)
+        _check_sizes(dim, layers, heads, dropout)
+        _check_choice("scale_embedding", scale_embedding, "sinusoid", "learned")
+        _check_choice("compat", compat, "paper", "reference")
+        sizes = LayerSizes(dim, heads, dropout, compat == "reference")
         self.magnifications = magnifications
         self.tied = tied
-        as_reference = compat == "reference"
+        encoders = 1 if tied else magnifications
         self.scale_wise_attn = nn.ModuleDict(
-            {
-                f"scale_{index}": MagnificationEncoder(
-                    features, dim, layers, heads, dropout, compat=as_reference
-                )
-                for index in range(1 if tied else magnifications)
-            }
+            {f"scale_{i}": MagnificationEncoder(features, layers, sizes) for i in range(encoders)}
         )
+        self.scale_pos_emb: nn.Embedding | None = None
         if magnifications > 1:
-            learned = scale_embedding == "learned"
-            self.scale_pos_emb = nn.Embedding(magnifications, dim) if learned else None
+            if scale_embedding == "learned":
+                self.scale_pos_emb = nn.Embedding(magnifications, dim)
             self.scale_dropout = Dropout(SCALE_DROPOUT * dropout)
-            self.attend_over_scales = nn.ModuleDict(
-                {
-                    f"attn_over_scale_{index}": EncoderLayer(
-                        dim, heads, dropout, compat=as_reference
-                    )
-                    for index in range(scale_layers)
-                }
-            )
+            self.attend_over_scales = _stack("attn_over_scale", scale_layers, sizes)
             self.scale_fusion = nn.Sequential(
                 nn.LayerNorm(magnifications * dim),
                 nn.Linear(magnifications * dim, dim),
@@ -216,9 +215,11 @@ def _initialise(module: nn.Module) -> None:
         nn.init.normal_(module.weight, std=module.embedding_dim**-0.5)
 
 
-def _check(
-    dim: int, layers: int, heads: int, dropout: float, scale_embedding: str, compat: str
-) -> None:
+def _stack(name: str, layers: int, sizes: LayerSizes) -> nn.ModuleDict:
+    return nn.ModuleDict({f"{name}_{index}": EncoderLayer(sizes) for index in range(layers)})
+
+
+def _check_sizes(dim: int, layers: int, heads: int, dropout: float) -> None:
     if min(dim, layers, heads) < 1 or dim % (2 * heads):
         raise ConfigError(
             f"scatnet: dim {dim} cannot be shared by {heads} heads in {layers} layers",
@@ -226,7 +227,8 @@ def _check(
         )
     if not 0 <= dropout < 1:
         raise ConfigError(f"scatnet: dropout must lie in [0, 1), got {dropout}")
-    if scale_embedding not in ("sinusoid", "learned"):
-        raise ConfigError(f"scatnet: scale_embedding {scale_embedding!r}: sinusoid or learned")
-    if compat not in ("paper", "reference"):
-        raise ConfigError(f"scatnet: compat {compat!r}: paper or reference")
+
+
+def _check_choice(option: str, value: str, *choices: str) -> None:
+    if value not in choices:
+        raise ConfigError(f"scatnet: no {option} {value!r}", hint=f"choose {' or '.join(choices)}")

@@ -47,8 +47,8 @@ def filters() -> Tensor:
     squared = at[:, None] ** 2 + at[None] ** 2
 
     def bell(sigma: float) -> Tensor:
-        values = torch.exp(-squared / (2 * sigma**2))
-        return values / values.sum()
+        values = torch.exp(squared / (-2 * sigma**2))
+        return values.div(values.sum())
 
     edge = bell(1.0) * at
     edge = edge / edge.clamp(min=0).sum()
