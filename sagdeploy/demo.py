@@ -1,11 +1,12 @@
 """The whole way on a painted cohort, offline: slides in, a served model and a report out."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from itertools import count
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from sagdeploy.bags.cohort import Cohort, read_cohort
 from sagdeploy.batch import Batch, predict_batch
@@ -76,43 +77,52 @@ class DemoResult:
     """That each stage took."""
 
 
+class Audience(Protocol):
+    """Whoever watches the demo."""
+
+    def stage(self, name: str, what: str) -> None:
+        """A stage begins."""
+        ...
+
+    def progress(self, done: int, total: int) -> None:
+        """The stage is this far."""
+        ...
+
+
 @dataclass(slots=True)
 class Stages:
     """Tells of each stage as it begins, and keeps the time it takes."""
 
-    tell: Callable[[str], None]
+    audience: Audience
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
     def stage(self, name: str, what: str) -> Iterator[None]:
         """A block that is a stage: its name, and what happens in it."""
-        self.tell(f"{name}: {what}")
+        self.audience.stage(name, what)
         begun = time.perf_counter()
         yield
         self.seconds[name] = round(time.perf_counter() - begun, 1)
 
 
-def run_demo(out: Path, seed: int, tell: Callable[[str], None]) -> DemoResult:
-    """Paint, extract, guide, train three arms, export, predict and report, all into `out`.
-
-    tell: is told of each stage as it begins
-    """
-    stages = Stages(tell)
+def run_demo(out: Path, seed: int, audience: Audience) -> DemoResult:
+    """Paint, extract, guide, train three arms, export, predict and report, all into `out`."""
+    stages = Stages(audience)
     bags, repository = out / "bags", out / "model_repository"
     with stages.stage("paint", f"{SLIDES} slides; in training ones the pen gives the class away"):
         spec = CohortSpec(slides=SLIDES, seed=seed, shortcut=SHORTCUT)
-        cohort = read_cohort(paint_cohort(out / "cohort", spec))
-    with stages.stage("extract", "features of every tile"):
+        cohort = read_cohort(paint_cohort(out / "cohort", spec, progress=audience.progress))
+    with stages.stage("extract", f"features of every tile, by {EXTRACTOR.name}"):
         card = prepare_extractor(EXTRACTOR, bags)
-        tell(f"         extractor {card.name}, learned weights: {card.weights}")
         extraction = Extraction(FileEngine(bags / EXTRACTOR_FILE), card.name, card, PLAN)
-        _all_done(extract_cohort(cohort, bags, extraction))
+        _all_done(extract_cohort(cohort, bags, extraction), SLIDES, audience)
     with stages.stage("guide", "tissue and lesion outlines as weights of the tiles"):
-        _all_done(guide_cohort(cohort, bags, tissue=True, heuristic="annotations"))
+        guided = guide_cohort(cohort, bags, tissue=True, heuristic="annotations")
+        _all_done(guided, SLIDES, audience)
     with stages.stage(
         "train", f"{len(ARMS)} arms x {SEEDS} seeds, then measure on held-out slides"
     ):
-        arms = tuple(_train(arm, cohort, bags, out / f"run-{arm}", seed) for arm in ARMS)
+        arms = tuple(_train(arm, cohort, bags, out / f"run-{arm}", seed, audience) for arm in ARMS)
     with stages.stage("export", f"the best HG+TG seed on validation, into {repository}"):
         export_run(out / "run-hg-tg", repository, MODEL)
     held_out = cohort.of_split("test")
@@ -125,15 +135,28 @@ def run_demo(out: Path, seed: int, tell: Callable[[str], None]) -> DemoResult:
     return result
 
 
-def _all_done(outcomes: Iterable[SlideOutcome]) -> None:
-    for outcome in outcomes:
+def _all_done(outcomes: Iterable[SlideOutcome], total: int, audience: Audience) -> None:
+    for done, outcome in enumerate(outcomes, start=1):
         if outcome.status != "done":
             raise BatchError(f"{outcome.slide_id}: {outcome.message}")
+        audience.progress(done, total)
 
 
-def _train(arm: str, cohort: Cohort, bags: Path, run: Path, seed: int) -> ArmResult:
+def _train(
+    arm: str, cohort: Cohort, bags: Path, run: Path, seed: int, audience: Audience
+) -> ArmResult:
     settings = TrainSettings(guidance=GuidanceSettings(terms=ARMS[arm]), optim=OPTIM)
-    train_seeds(cohort, bags, run, settings, range(seed, seed + SEEDS))
+    epochs = count(1 + SEEDS * OPTIM.epochs * list(ARMS).index(arm))
+    total = SEEDS * OPTIM.epochs * len(ARMS)
+    seeds = range(seed, seed + SEEDS)
+    train_seeds(
+        cohort,
+        bags,
+        run,
+        settings,
+        seeds,
+        progress=lambda done: audience.progress(next(epochs), total),
+    )
     evaluation = evaluate_run(run, cohort, bags, "test")
     return ArmResult(arm, evaluation.mean, tuple(one.metrics for one in evaluation.seeds))
 
@@ -142,5 +165,6 @@ def _predict(slide: SlideInput, repository: Path, out: Path) -> str:
     engine = LocalEngine(repository)
     batch = Batch(engine, engine.manifest(MODEL), out, PredictOptions())
     (outcome,) = predict_batch([slide], batch).outcomes
-    _all_done([outcome])
+    if outcome.status != "done":
+        raise BatchError(f"{outcome.slide_id}: {outcome.message}")
     return outcome.message

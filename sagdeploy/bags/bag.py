@@ -21,6 +21,7 @@ from sagdeploy.errors import BagError, ConfigError
 from sagdeploy.files import canonical_json, write_whole
 from sagdeploy.guidance.weights import guidance_weights
 from sagdeploy.manifest import ExtractorCard
+from sagdeploy.slides.metadata import MppSource
 from sagdeploy.slides.tiling import TilePlan, Tiles
 
 SCHEMA = "sagdeploy-bag/1"
@@ -31,25 +32,32 @@ Coverage = NDArray[np.float64]
 
 
 class BagHeader(Strict):
-    """Where a bag comes from: the same header means the same bag."""
+    """Where a bag comes from: the same header means the same bag.
+
+    None stands for what a file of other software does not say; `extract` leaves nothing open.
+    """
 
     schema_version: Literal[1] = 1
     slide_id: str
-    slide_size_l0: tuple[int, int]
-    mpp: float
+    slide_size_l0: tuple[int, int] | None
+    mpp: float | None
     """Microns per pixel of the slide at level 0."""
 
-    mpp_source: Literal["metadata", "option", "cohort"]
-    plan: TilePlan
+    mpp_source: MppSource | None
+    plan: TilePlan | None
     extractor: ExtractorCard
-    slide_sha256: str
+    slide_sha256: str | None
+    origin: str = ""
+    """Which other software made the features, and what it says of its tiles."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Magnification:
     """The tiles of a slide at one magnification, as features."""
 
-    tiles: Tiles
+    tiles: Tiles | None
+    """None where a file of other software does not say where its tiles lie."""
+
     features: NDArray[np.float32]
     """(N, E) in the order of the tiles."""
 
@@ -58,6 +66,9 @@ class Magnification:
 
     heuristic_coverage: Coverage | None = None
     """(N,) share of each tile that is annotated or full of cells; None where nobody looked."""
+
+    def __len__(self) -> int:
+        return len(self.features)
 
     @property
     def tissue_guidance(self) -> NDArray[np.float32]:
@@ -71,7 +82,7 @@ class Magnification:
 
     def _guidance(self, coverage: Coverage | None) -> NDArray[np.float32]:
         if coverage is None:
-            return np.zeros(len(self.tiles), np.float32)
+            return np.zeros(len(self), np.float32)
         return guidance_weights(coverage)
 
 
@@ -83,7 +94,7 @@ class Bag:
     magnifications: tuple[Magnification, ...]
 
     def __post_init__(self) -> None:
-        expected = len(self.header.plan.mpp)
+        expected = _count(self.header)
         if len(self.magnifications) != expected:
             raise BagError(
                 f"{self.header.slide_id}: {len(self.magnifications)} magnifications, "
@@ -114,16 +125,29 @@ def with_guidance(
 
 def read_bag(path: Path) -> Bag:
     """The bag in a file, checked; BagError names the file and what is wrong with it."""
-    with _opened(path) as file:
-        header = _header(file)
-        groups = _groups(file, header)
-        return Bag(header, tuple(_read_magnification(group) for group in groups))
+    with opened(path) as file:
+        return bag_in(file)
 
 
 def read_header(path: Path) -> BagHeader:
     """The header of the bag in a file, without reading its features."""
-    with _opened(path) as file:
-        return _header(file)
+    with opened(path) as file:
+        return header_in(file)
+
+
+def bag_in(file: Any) -> Bag:
+    """The bag in an open file; raises what `opened` tells as a BagError."""
+    header = header_in(file)
+    groups = _groups(file, header)
+    return Bag(header, tuple(_read_magnification(group) for group in groups))
+
+
+def header_in(file: Any) -> BagHeader:
+    """The header of the bag in an open file; raises what `opened` tells as a BagError."""
+    schema = bytes(file.attrs.get("schema", b"")).decode(errors="replace")
+    if schema != SCHEMA or not file.attrs.get("complete", False):
+        raise BagError(f"holds {schema or 'no schema'!r}, not a complete {SCHEMA!r}")
+    return BagHeader.model_validate_json(bytes(file.attrs["header"]))
 
 
 def write_bag(path: Path, bag: Bag) -> None:
@@ -144,15 +168,8 @@ def _write_magnification(group: Any, level: Magnification, header: BagHeader) ->
     group["features"].attrs.update(
         {"name": header.slide_id, "savetodir": "", "encoder": header.extractor.name}
     )
-    group["coords"] = level.tiles.xy_l0
-    group["coords"].attrs.update(_trident_attributes(level.tiles, header))
-    group["coords"].attrs.update(
-        {
-            "tile_size_l0": level.tiles.size_l0,
-            "tile_size_px": level.tiles.size_px,
-            "tile_mpp": level.tiles.mpp,
-        }
-    )
+    if level.tiles is not None:
+        _write_tiles(group, level.tiles, header)
     for kind, coverage, guidance in [
         ("tissue", level.tissue_coverage, level.tissue_guidance),
         ("heuristic", level.heuristic_coverage, level.heuristic_guidance),
@@ -162,37 +179,50 @@ def _write_magnification(group: Any, level: Magnification, header: BagHeader) ->
             group[f"guidance/{kind}"] = guidance
 
 
+def _write_tiles(group: Any, tiles: Tiles, header: BagHeader) -> None:
+    group["coords"] = tiles.xy_l0
+    attributes = group["coords"].attrs
+    attributes.update(_trident_attributes(tiles, header))
+    attributes["tile_size_l0"] = tiles.size_l0
+    attributes["tile_size_px"] = tiles.size_px
+    attributes["tile_mpp"] = tiles.mpp
+
+
 def _trident_attributes(tiles: Tiles, header: BagHeader) -> dict[str, int | str]:
     """What TRIDENT's tools ask of `coords`; its tiles are square, so widths stand for both."""
-    width, height = header.slide_size_l0
-    return {
+    said: dict[str, int | str] = {
         "patch_size": tiles.size_px[0],
         "patch_size_level0": tiles.size_l0[0],
-        "level0_magnification": round(UM_AT_1X / header.mpp),
         "target_magnification": round(UM_AT_1X / tiles.mpp),
         "overlap": 0,
         "name": header.slide_id,
         "savetodir": "",
-        "level0_width": width,
-        "level0_height": height,
     }
+    if header.mpp is not None:
+        said["level0_magnification"] = round(UM_AT_1X / header.mpp)
+    if header.slide_size_l0 is not None:
+        said["level0_width"], said["level0_height"] = header.slide_size_l0
+    return said
 
 
 def _read_magnification(group: Any) -> Magnification:
-    attributes = group["coords"].attrs
-    tiles = Tiles(
-        xy_l0=_read(group, "coords"),
-        size_l0=_pair(attributes["tile_size_l0"]),
-        size_px=_pair(attributes["tile_size_px"]),
-        mpp=float(attributes["tile_mpp"]),
-    )
     return Magnification(
-        tiles=tiles,
+        tiles=_read_tiles(group) if "coords" in group else None,
         features=_read(group, "features"),
         tissue_coverage=_read(group, "coverage/tissue") if "coverage/tissue" in group else None,
         heuristic_coverage=(
             _read(group, "coverage/heuristic") if "coverage/heuristic" in group else None
         ),
+    )
+
+
+def _read_tiles(group: Any) -> Tiles:
+    attributes = group["coords"].attrs
+    return Tiles(
+        xy_l0=_read(group, "coords"),
+        size_l0=_pair(attributes["tile_size_l0"]),
+        size_px=_pair(attributes["tile_size_px"]),
+        mpp=float(attributes["tile_mpp"]),
     )
 
 
@@ -210,53 +240,53 @@ def _pair(values: Any) -> tuple[int, int]:
     return width, height
 
 
+def _count(header: BagHeader) -> int:
+    """How many magnifications a bag has; other software has one."""
+    return len(header.plan.mpp) if header.plan else 1
+
+
 def _groups(file: Any, header: BagHeader, *, create: bool = False) -> list[Any]:
-    count = len(header.plan.mpp)
+    count = _count(header)
     if count == 1:
         return [file]
     names = [f"magnification_{index}" for index in range(count)]
     return [file.create_group(name) if create else file[name] for name in names]
 
 
-def _header(file: Any) -> BagHeader:
-    schema = bytes(file.attrs.get("schema", b"")).decode(errors="replace")
-    if schema != SCHEMA or not file.attrs.get("complete", False):
-        raise BagError(f"holds {schema or 'no schema'!r}, not a complete {SCHEMA!r}")
-    return BagHeader.model_validate_json(bytes(file.attrs["header"]))
+_AGAIN = "delete the file and run sagdeploy extract again"
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    """The file, with what goes wrong in the block told as a BagError about it."""
+def opened(path: Path, hint: str = _AGAIN) -> Iterator[Any]:
+    """The h5py.File, with what goes wrong in the block told as a BagError about it."""
     if not path.is_file():
         raise BagError(f"{path}: no such bag", hint="run sagdeploy extract")
     try:
         with h5py.File(path, "r") as file:
             yield file
     except BagError as error:
-        raise BagError(f"{path}: {error}", hint=_AGAIN) from error
+        raise BagError(f"{path}: {error}", hint=hint) from error
     except ValidationError as error:
-        raise BagError(f"{path}: its header is not ours: {problems(error)}", hint=_AGAIN) from error
+        raise BagError(f"{path}: its header is not ours: {problems(error)}", hint=hint) from error
     except (*_DAMAGE, ConfigError) as error:
-        raise BagError(f"{path}: not a bag, or a damaged one: {error}", hint=_AGAIN) from error
+        raise BagError(f"{path}: not a bag, or a damaged one: {error}", hint=hint) from error
 
 
 _DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError)
 """What h5py raises, depending on which byte of a file is wrong or which part is missing."""
 
-_AGAIN = "delete the file and run sagdeploy extract again"
-
 
 def _problem(level: Magnification, features: int) -> str:
     """What is wrong with a magnification, or nothing."""
-    tiles = len(level.tiles)
+    tiles = len(level) if level.tiles is None else len(level.tiles)
     if level.features.dtype != np.float32 or level.features.shape != (tiles, features):
         return (
             f"features are {level.features.dtype} {list(level.features.shape)}, "
             f"not float32 {[tiles, features]}"
         )
-    if level.tiles.xy_l0.dtype != np.int64 or level.tiles.xy_l0.shape != (tiles, 2):
-        return f"coords are {level.tiles.xy_l0.dtype} {list(level.tiles.xy_l0.shape)}"
+    places = np.zeros((tiles, 2), np.int64) if level.tiles is None else level.tiles.xy_l0
+    if places.dtype != np.int64 or places.shape != (tiles, 2):
+        return f"coords are {places.dtype} {list(places.shape)}"
     bad_rows = ~np.isfinite(level.features).all(axis=1)
     if bad_rows.any():
         return f"features of tile {bad_rows.argmax()} are not finite"

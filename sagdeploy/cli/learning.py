@@ -26,10 +26,11 @@ def demo(
     """
     from dataclasses import asdict
 
-    from sagdeploy.cli.output import say, show_demo, show_json
+    from sagdeploy.cli.output import DemoProgress, show_demo, show_json
     from sagdeploy.demo import run_demo
 
-    result = run_demo(out, seed, say)
+    with DemoProgress() as progress:
+        result = run_demo(out, seed, progress)
     if json:
         show_json(asdict(result))
     else:

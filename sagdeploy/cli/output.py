@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from sagdeploy.files import canonical_json
@@ -45,24 +52,12 @@ def say(message: str) -> None:
     stderr.print(escape(message))
 
 
-class SlideProgress:
-    """Progress over slides: a bar with rate on a terminal, one line a slide otherwise."""
+class _Bar:
+    """A progress bar on a terminal, and nothing elsewhere."""
 
-    def __init__(self, title: str, slides: int) -> None:
-        self._slides = slides
-        self._done = 0
-        self._tiles = 0
-        self._lock = threading.Lock()
-        self._bar = Progress(
-            TextColumn(title),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[tiles]} tiles"),
-            TimeRemainingColumn(),
-            console=stderr,
-            disable=not stderr.is_terminal,
-        )
-        self._task = self._bar.add_task(title, total=slides, tiles=0)
+    def __init__(self, *columns: ProgressColumn, **fields: Any) -> None:
+        self._bar = Progress(*columns, console=stderr, disable=not stderr.is_terminal)
+        self._task = self._bar.add_task("", total=None, **fields)
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -75,6 +70,24 @@ class SlideProgress:
         trace: TracebackType | None,
     ) -> None:
         self._bar.stop()
+
+
+class SlideProgress(_Bar):
+    """Progress over slides: a bar with rate on a terminal, one line a slide otherwise."""
+
+    def __init__(self, title: str, slides: int) -> None:
+        super().__init__(
+            TextColumn(title),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[tiles]} tiles"),
+            TimeRemainingColumn(),
+            tiles=0,
+        )
+        self._slides = slides
+        self._done = 0
+        self._tiles = 0
+        self._lock = threading.Lock()
 
     def tiles(self, count: int) -> None:
         """Count tiles that were done, from any thread."""
@@ -98,32 +111,18 @@ class SlideProgress:
         return outcome
 
 
-class TrainingProgress:
+class TrainingProgress(_Bar):
     """Progress over trainings: a bar on a terminal, a line for each that is done otherwise."""
 
     def __init__(self, trainings: int) -> None:
-        self._bar = Progress(
+        super().__init__(
             TextColumn("trainings"),
             BarColumn(),
             TextColumn("{task.percentage:.0f} %, loss {task.fields[loss]}"),
             TimeRemainingColumn(),
-            console=stderr,
-            disable=not stderr.is_terminal,
+            loss="",
         )
-        self._task = self._bar.add_task("", total=None, loss="")
         self._trainings = trainings
-
-    def __enter__(self) -> Self:
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._bar.stop()
 
     def epoch(self, done: "EpochDone") -> None:
         """Show that an epoch of one of the trainings is done."""
@@ -132,6 +131,22 @@ class TrainingProgress:
         if done.epoch == done.epochs and not stderr.is_terminal:
             fold = "" if done.fold is None else f", fold {done.fold}"
             say(f"seed {done.seed}{fold}: {done.epochs} epochs, loss {done.loss:.3f}")
+
+
+class DemoProgress(_Bar):
+    """Progress over the demo: a line a stage, and on a terminal a bar below."""
+
+    def __init__(self) -> None:
+        super().__init__(BarColumn(), TextColumn("{task.percentage:.0f} %"), TimeRemainingColumn())
+
+    def stage(self, name: str, what: str) -> None:
+        """Show that a stage begins."""
+        say(f"{name:8} {what}")
+        self._bar.reset(self._task, total=None)
+
+    def progress(self, done: int, total: int) -> None:
+        """Show how far the stage is."""
+        self._bar.update(self._task, completed=done, total=total)
 
 
 def show_evaluation(evaluation: "Evaluation") -> None:
@@ -172,7 +187,7 @@ def show_demo(result: "DemoResult") -> None:
     title = f"{result.slides} held-out painted slides: mean over seeds (lowest to highest)"
     show_table(("arm", *DEMO_COLUMNS.values()), rows, title)
     show_table(("stage", "seconds"), result.seconds.items())
-    say(f"features: {result.extractor}")
+    say(f"features: {result.extractor}; a stand-in for a real extractor")
     say(f"{result.diagnosis}; open {result.report}")
 
 

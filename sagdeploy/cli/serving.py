@@ -55,15 +55,23 @@ def predict(
 @app.command()
 def serve(
     repository: Repository = MODELS,
-    port: Annotated[int, typer.Option(help="HTTP port on loopback.")] = 8000,
+    port: Annotated[int, typer.Option(help="HTTP port.")] = 8000,
+    address: Annotated[
+        str, typer.Option(help="IPv4 address; another than loopback only inside a container.")
+    ] = "127.0.0.1",
 ) -> None:
     """Serve the model repository with a real Triton on this machine, for development.
 
     Example: sagdeploy serve --repository model_repository
     """
+    from sagdeploy.cli.output import say
+    from sagdeploy.serving.environment import RELEASE
     from sagdeploy.serving.server import serve
 
-    serve(repository, port)
+    def announce(url: str) -> None:
+        say(f"Triton {RELEASE} at {url}, for development only; Ctrl-C ends it")
+
+    serve(repository, port, announce=announce, address=address)
 
 
 @app.command()

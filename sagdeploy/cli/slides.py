@@ -67,7 +67,9 @@ def extract(
     extractor: Annotated[
         str, typer.Option(help="mobilenet_v2, resnet18_instancenorm, stain_texture or FILE.onnx.")
     ] = "mobilenet_v2",
-    weights: Annotated[Path | None, typer.Option(help="Their file, or imagenet to download.")] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Their file, or imagenet to download.")
+    ] = None,
     plan: Annotated[Literal["dense", "grid"], typer.Option(help="How slides are cut.")] = "dense",
     mpp: Annotated[
         list[float] | None, typer.Option(help="Microns per pixel of the tiles; may be repeated.")

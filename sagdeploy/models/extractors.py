@@ -176,7 +176,12 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             weights: object = load_file(path)
         else:
             weights = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except pickle.UnpicklingError as error:  # whose text advises to open it all the same
+        raise ModelError(
+            f"{path}: damaged, or holds more than tensors: a pickle can run any code",
+            hint="save the state_dict, best as .safetensors",
+        ) from error
+    except (SafetensorError, RuntimeError, EOFError, OSError, LookupError, ValueError) as error:
         raise ModelError(
             f"{path}: not a file of weights alone: {_first_line(error)}",
             hint="save the state_dict, best as .safetensors",
@@ -200,6 +205,8 @@ def _load(network: nn.Module, recipe: Recipe, path: Path) -> None:
             f"{path}: not the weights of this network: {_first_line(error)}",
             hint="look at --extractor: names and shapes must be the network's own",
         ) from error
+    if bad := [key for key, value in weights.items() if not value.isfinite().all()]:
+        raise ModelError(f"{path}: {bad[0]} is not finite", hint="copy the file again")
 
 
 def _downloaded(name: str) -> Path:

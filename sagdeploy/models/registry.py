@@ -54,7 +54,7 @@ def _imported(name: str) -> Callable[..., nn.Module]:
         )
     try:
         module = importlib.import_module(module_name)
-    except (ImportError, SyntaxError, ValueError) as error:
+    except (ImportError, SyntaxError, TypeError, ValueError) as error:
         raise ConfigError(
             f"model {name}: {module_name} cannot be imported: {error}",
             hint="install it, or name its folder: PYTHONPATH=. sagdeploy train ...",

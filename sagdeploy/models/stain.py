@@ -44,7 +44,7 @@ def unmixing() -> Tensor:
 def filters() -> Tensor:
     """(3, 5, 5): a dark blob of about three pixels, an edge across x, an edge across y."""
     at = torch.arange(-2, 3, dtype=torch.float64)
-    squared = at[:, None] ** 2 + at[None] ** 2
+    squared: Tensor = at[:, None] ** 2 + at[None] ** 2
 
     def bell(sigma: float) -> Tensor:
         values = torch.exp(squared / (-2 * sigma**2))

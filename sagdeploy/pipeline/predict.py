@@ -8,17 +8,14 @@ from numpy.typing import NDArray
 
 from sagdeploy.errors import SlideError
 from sagdeploy.files import sha256_of
-from sagdeploy.manifest import Manifest, diagnosis_name, extractor_name
-from sagdeploy.pipeline.stream import Progress, extractor_of, read_batch, stream_features
-from sagdeploy.serving.engine import Arrays, Diagnosis, Engine, check_diagnosis
+from sagdeploy.manifest import Manifest
+from sagdeploy.pipeline.diagnose import diagnose_tiles
+from sagdeploy.pipeline.stream import Progress
+from sagdeploy.serving.engine import Diagnosis, Engine
 from sagdeploy.slides.metadata import Mpp, check_mpp
 from sagdeploy.slides.slide import Slide
 from sagdeploy.slides.tiling import Tiles, coverage, plan_tiles
 from sagdeploy.slides.tissue import TissueMask, find_tissue
-
-
-REQUEST_BYTES = 48 << 20
-"""Of tiles in one request: below the 64 MiB that Triton takes by default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,13 +91,15 @@ def predict_slide(
         mask=tissue.mask,
         name=slide.name,
     )
-    outputs = _infer(slide, tiles, engine, manifest, options, progress)
+    diagnosis = diagnose_tiles(
+        slide, tiles, engine, manifest, workers=options.workers, progress=progress
+    )
     if _identity(slide.path) != identity:
         raise SlideError(f"{slide.name}: changed while it was read", hint="copy the slide again")
     return Prediction(
         slide_id=slide_id,
         manifest=manifest,
-        diagnosis=check_diagnosis(outputs, manifest, [len(t) for t in tiles]),
+        diagnosis=diagnosis,
         tiles=tiles,
         tissue_coverage=tuple(_coverage(tissue, t) for t in tiles),
         slide=facts_of(slide, mpp, sha256),
@@ -120,44 +119,6 @@ def facts_of(slide: Slide, mpp: Mpp, sha256: str) -> SlideFacts:
         vendor=slide.vendor,
         objective_power=slide.objective_power,
         levels=tuple(level.size for level in slide.levels),
-    )
-
-
-def _infer(
-    slide: Slide,
-    tiles: tuple[Tiles, ...],
-    engine: Engine,
-    manifest: Manifest,
-    options: PredictOptions,
-    progress: Progress,
-) -> Arrays:
-    """Outputs of the diagnosis network: one ensemble request where the bag fits, else streamed."""
-    if _fits_one_request(tiles, engine, manifest):
-        inputs = {
-            name: read_batch(slide, level, 0, len(level))
-            for name, level in zip(manifest.tensors("tiles"), tiles, strict=True)
-        }
-        outputs = engine.infer(manifest.name, inputs, version=manifest.version)
-        progress(sum(len(t) for t in tiles))
-        return outputs
-    infer = extractor_of(
-        engine, extractor_name(manifest.name), manifest.extractor.features, manifest.version
-    )
-    features = {
-        name: stream_features(slide, level, infer, workers=options.workers, progress=progress)
-        for name, level in zip(manifest.tensors("features"), tiles, strict=True)
-    }
-    return engine.infer(diagnosis_name(manifest.name), features, version=manifest.version)
-
-
-def _fits_one_request(tiles: tuple[Tiles, ...], engine: Engine, manifest: Manifest) -> bool:
-    """Whether the ensemble takes this bag at once; it serves the latest version only."""
-    count = sum(len(t) for t in tiles)
-    size = sum(3 * len(t) * t.size_px[0] * t.size_px[1] for t in tiles)
-    return (
-        0 < count <= engine.ensemble_tiles
-        and size <= REQUEST_BYTES
-        and manifest.version == engine.manifest(manifest.name).version
     )
 
 

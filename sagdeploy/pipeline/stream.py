@@ -9,13 +9,13 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sagdeploy.errors import EngineError, ModelError
 from sagdeploy.serving.engine import Engine
-from sagdeploy.slides.slide import Slide
 from sagdeploy.slides.tiling import Tiles
 
 BATCH_TILES = 16
@@ -28,7 +28,17 @@ Progress = Callable[[int], None]
 """Told how many more tiles are done."""
 
 
-def read_batch(slide: Slide, tiles: Tiles, start: int, stop: int) -> NDArray[np.uint8]:
+class TileReader(Protocol):
+    """Where pixels come from: a `slides.slide.Slide`, or what stands in for one."""
+
+    def read(
+        self, xy_l0: tuple[int, int], size_l0: tuple[int, int], size_px: tuple[int, int]
+    ) -> NDArray[np.uint8]:
+        """A region as RGB (h, w, 3), resampled to `size_px`. Called from several threads."""
+        ...
+
+
+def read_batch(slide: TileReader, tiles: Tiles, start: int, stop: int) -> NDArray[np.uint8]:
     """Tiles `start` to `stop` as uint8 RGB (N, H, W, 3)."""
     width, height = tiles.size_px
     batch = np.empty((stop - start, height, width, 3), np.uint8)
@@ -38,7 +48,7 @@ def read_batch(slide: Slide, tiles: Tiles, start: int, stop: int) -> NDArray[np.
 
 
 def stream_features(
-    slide: Slide,
+    slide: TileReader,
     tiles: Tiles,
     infer: Callable[[NDArray[np.uint8]], NDArray[np.float32]],
     *,

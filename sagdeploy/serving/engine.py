@@ -11,6 +11,8 @@ from sagdeploy.errors import EngineError
 from sagdeploy.manifest import Manifest
 
 Arrays = Mapping[str, NDArray[Any]]
+REQUEST_BYTES = 48 << 20
+"""Of tiles in one request: below the 64 MiB that Triton takes by default."""
 SUM_TOLERANCE = 1e-3
 """How far probabilities and attention may sum from one: float32 over 100,000 tiles."""
 

@@ -101,10 +101,11 @@ def server_environment(cache: Path | None = None) -> ServerEnvironment:
     cache = cache or _user_cache()
     key = hashlib.sha256(" ".join((SERVER, *BACKEND)).encode()).hexdigest()[:8]
     folder = cache / f"triton-{RELEASE}-{_python()}-{key}"
-    cache.mkdir(parents=True, exist_ok=True)
-    with FileLock(cache / f"{folder.name}.lock", timeout=INSTALL_S):
-        if not folder.is_dir():
-            _build(folder)
+    if not folder.is_dir():  # a cache that has it may be read-only, as in an image
+        cache.mkdir(parents=True, exist_ok=True)
+        with FileLock(cache / f"{folder.name}.lock", timeout=INSTALL_S):
+            if not folder.is_dir():
+                _build(folder)
     return ServerEnvironment(folder)
 
 

@@ -1,9 +1,11 @@
-"""A real tritonserver without Docker: for development, tests and laptops, on loopback only.
+"""A real tritonserver without Docker: for development, tests and laptops, on loopback.
 
-The server is an old release, 24.10, without the security fixes since. It never listens on
-anything but loopback; `docker compose up triton` is what a hospital runs.
+The server is an old release, 24.10, without the security fixes since. It listens on another
+address only where it is told to, which is for containers, whose ports are published on the
+host's loopback; `docker compose up triton` is what a hospital runs.
 """
 
+import ipaddress
 import logging
 import os
 import re
@@ -20,7 +22,7 @@ from types import TracebackType
 from typing import Self
 
 from sagdeploy.errors import ConfigError, EngineError, ModelError, RepositoryError
-from sagdeploy.serving.environment import DOCKER, RELEASE, ServerEnvironment, server_environment
+from sagdeploy.serving.environment import DOCKER, ServerEnvironment, server_environment
 from sagdeploy.serving.transport import Connections, parse_address
 
 logger = logging.getLogger(__name__)
@@ -56,16 +58,19 @@ class TritonServer:
         repository: Path,
         *,
         port: int = 0,
+        address: str = HOST,
         cache: Path | None = None,
         is_strict: bool = True,
     ) -> None:
         """A server that is not started yet.
 
         port:      0 for any that is free
+        address:   an IPv4 address of this machine, or 0.0.0.0 for all of them
         is_strict: a model that does not load ends the server; else the others are served
         """
         self._repository = repository
         self._port = port
+        self._address = address
         self._cache = cache
         self._is_strict = is_strict
         self._folder: Path | None = None
@@ -73,8 +78,9 @@ class TritonServer:
 
     def __enter__(self) -> Self:
         _check_repository(self._repository)
+        _check_address(self._address)
         environment = server_environment(self._cache)
-        self._port = _free_port(self._port)
+        self._port = _free_port(self._address, self._port)
         try:
             self._launch(environment)
             self._wait_until_ready()
@@ -93,8 +99,9 @@ class TritonServer:
 
     @property
     def url(self) -> str:
-        """`127.0.0.1:8000`, as a TritonEngine takes it."""
-        return f"{HOST}:{self._port}"
+        """`127.0.0.1:8000`, as a TritonEngine on this machine takes it."""
+        is_any = ipaddress.IPv4Address(self._address).is_unspecified
+        return f"{HOST if is_any else self._address}:{self._port}"
 
     @property
     def pid(self) -> int:
@@ -152,7 +159,7 @@ class TritonServer:
             "--disable-auto-complete-config",
             f"--strict-readiness={strict}",
             f"--exit-on-error={strict}",
-            f"--http-address={HOST}",
+            f"--http-address={self._address}",
             f"--http-port={self._port}",
             "--allow-grpc=false",
             "--allow-metrics=false",
@@ -195,22 +202,19 @@ class TritonServer:
         return "; ".join(errors[:3])[:500] or "its log names no error"
 
 
-def _announce(url: str) -> None:
-    logger.warning("Triton %s at %s, for development only; Ctrl-C ends it", RELEASE, url)
-
-
 def serve(
     repository: Path,
     port: int = 8000,
     *,
+    announce: Callable[[str], None],
+    address: str = HOST,
     cache: Path | None = None,
-    announce: Callable[[str], None] = _announce,
 ) -> None:
     """Serve a repository until Ctrl-C or SIGTERM; `announce` is told the address when ready."""
     with (
         suppress(KeyboardInterrupt),
         _ended_by(signal.SIGTERM),
-        TritonServer(repository, port=port, cache=cache) as server,
+        TritonServer(repository, port=port, address=address, cache=cache) as server,
     ):
         announce(server.url)
         server.wait()
@@ -223,15 +227,27 @@ def _check_repository(repository: Path) -> None:
         )
 
 
-def _free_port(port: int) -> int:
+def _check_address(address: str) -> None:
+    """ConfigError where it is no IPv4 address; a warning where others can reach it."""
+    try:
+        is_loopback = ipaddress.IPv4Address(address).is_loopback
+    except ValueError as error:
+        raise ConfigError(
+            f"{address!r} is no IPv4 address", hint="leave out --address to stay on loopback"
+        ) from error
+    if not is_loopback:
+        logger.warning("listening on %s, without TLS or password: inside a container only", address)
+
+
+def _free_port(address: str, port: int) -> int:
     """`port`, or any where it is 0; ConfigError where it is taken."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((HOST, port))
+            probe.bind((address, port))
         except (OSError, OverflowError) as error:
             raise ConfigError(
-                f"port {port} cannot be used: {error}", hint="choose another --port"
+                f"port {port} of {address} cannot be used: {error}", hint="choose another --port"
             ) from error
         free: int = probe.getsockname()[1]
         return free

@@ -157,8 +157,8 @@ def fit_temperature(logits: Float64, labels: NDArray[np.intp]) -> float:
     """The temperature at which validation slides are most likely, held near 1 by a few.
 
     The prior on its logarithm is normal around 0: ten slides, nine of them right, do not
-    make a model certain, while it is nothing beside hundreds. 1 where every slide is right: the likelihood then only grows with the confidence, and
-    the slides say nothing about how confident to be.
+    make a model certain, while it is nothing beside hundreds. 1 where every slide is right:
+    the likelihood then only grows with the confidence, and the slides say nothing about it.
     """
     if not len(labels) or (logits.argmax(axis=1) == labels).all():
         return 1.0

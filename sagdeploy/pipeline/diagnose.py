@@ -1,0 +1,81 @@
+"""From the tiles of a slide to its diagnosis, by one version of a model.
+
+A bag that fits is one request to the ensemble. A larger one is streamed through the extractor,
+and the diagnosis network is asked once, for the features. The numbers are the same.
+"""
+
+from collections.abc import Sequence
+
+from sagdeploy.manifest import Manifest, diagnosis_name, extractor_name
+from sagdeploy.pipeline.stream import (
+    Progress,
+    TileReader,
+    extractor_of,
+    read_batch,
+    stream_features,
+)
+from sagdeploy.serving.engine import REQUEST_BYTES, Arrays, Diagnosis, Engine, check_diagnosis
+from sagdeploy.slides.tiling import Tiles
+
+
+def diagnose_tiles(
+    slide: TileReader,
+    tiles: Sequence[Tiles],
+    engine: Engine,
+    manifest: Manifest,
+    *,
+    workers: int | None = None,
+    progress: Progress = lambda count: None,
+) -> Diagnosis:
+    """The diagnosis of a bag of tiles, checked.
+
+    Every request names the manifest's version: features of one never meet the head of another.
+
+    tiles: one a magnification, in the manifest's order
+    """
+    counts = [len(level) for level in tiles]
+    if _fits_one_request(tiles, engine, manifest):
+        outputs = _ask_ensemble(slide, tiles, engine, manifest)
+        progress(sum(counts))
+    else:
+        outputs = _stream(slide, tiles, engine, manifest, workers, progress)
+    return check_diagnosis(outputs, manifest, counts)
+
+
+def _ask_ensemble(
+    slide: TileReader, tiles: Sequence[Tiles], engine: Engine, manifest: Manifest
+) -> Arrays:
+    inputs = {
+        name: read_batch(slide, level, 0, len(level))
+        for name, level in zip(manifest.tensors("tiles"), tiles, strict=True)
+    }
+    return engine.infer(manifest.name, inputs, version=manifest.version)
+
+
+def _stream(
+    slide: TileReader,
+    tiles: Sequence[Tiles],
+    engine: Engine,
+    manifest: Manifest,
+    workers: int | None,
+    progress: Progress,
+) -> Arrays:
+    infer = extractor_of(
+        engine, extractor_name(manifest.name), manifest.extractor.features, manifest.version
+    )
+    features = {
+        name: stream_features(slide, level, infer, workers=workers, progress=progress)
+        for name, level in zip(manifest.tensors("features"), tiles, strict=True)
+    }
+    return engine.infer(diagnosis_name(manifest.name), features, version=manifest.version)
+
+
+def _fits_one_request(tiles: Sequence[Tiles], engine: Engine, manifest: Manifest) -> bool:
+    """Whether the ensemble takes this bag at once; it serves the latest version only."""
+    count = sum(len(level) for level in tiles)
+    size = sum(3 * len(level) * level.size_px[0] * level.size_px[1] for level in tiles)
+    return (
+        0 < count <= engine.ensemble_tiles
+        and size <= REQUEST_BYTES
+        and manifest.version == engine.manifest(manifest.name).version
+    )
