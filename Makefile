@@ -3,13 +3,17 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test docker-test lint clean
 
 demo: $(VENV)/ready
 	$(BIN)/sagdeploy demo --out demo
 
 test: lint
 	$(BIN)/pytest -n 2 --dist loadfile
+
+# docker/try.sh says what it needs, root and a Docker engine's programs among it.
+docker-test: $(VENV)/ready
+	PATH="$(CURDIR)/$(BIN):$$PATH" docker/try.sh
 
 lint: $(VENV)/ready
 	$(BIN)/ruff format --check .

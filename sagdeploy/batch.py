@@ -9,11 +9,11 @@ from tempfile import TemporaryFile
 
 from sagdeploy.errors import OutputError
 from sagdeploy.files import write_json
-from sagdeploy.manifest import Manifest
 from sagdeploy.pipeline.inputs import SlideInput
 from sagdeploy.pipeline.outcome import Report, SlideOutcome, exit_code, outcome_of
 from sagdeploy.pipeline.predict import PredictOptions, predict_slide
 from sagdeploy.pipeline.stream import Progress
+from sagdeploy.pipeline.versions import ModelChoice, by_one_version
 from sagdeploy.report.folder import write_failure, write_results
 from sagdeploy.report.record import PredictionRecord
 from sagdeploy.report.tables import write_predictions
@@ -26,7 +26,7 @@ class Batch:
     """What is asked of every slide of a batch."""
 
     engine: Engine
-    manifest: Manifest
+    model: ModelChoice
     out: Path
     options: PredictOptions
 
@@ -74,8 +74,12 @@ def _one(
 
     def work() -> str:
         with open_slide(slide.path) as opened:
-            prediction = predict_slide(
-                opened, slide.slide_id, batch.engine, batch.manifest, batch.options, progress
+            prediction = by_one_version(
+                batch.engine,
+                batch.model,
+                lambda manifest: predict_slide(
+                    opened, slide.slide_id, batch.engine, manifest, batch.options, progress
+                ),
             )
             written.append(write_results(prediction, opened, folder))
         return _sentence(written[0])
@@ -89,7 +93,8 @@ def _one(
 def _sentence(record: PredictionRecord) -> str:
     assert record.prediction is not None  # the record of a slide that is done
     prediction = record.prediction
-    return f"{prediction.label} {prediction.probabilities[prediction.label]:.3f}"
+    cautions = "".join(f"; {caution.code}: {caution.message}" for caution in record.warnings)
+    return f"{prediction.label} {prediction.probabilities[prediction.label]:.3f}{cautions}"
 
 
 def _check_writable(out: Path) -> None:
@@ -117,8 +122,8 @@ def _run(
         "ended": _utc(time.time()),
         "sagdeploy": version("sagdeploy"),
         "engine": batch.engine.description,
-        "model": batch.manifest.name,
-        "model_version": batch.manifest.version,
+        "model": batch.model.name,
+        "model_versions": sorted({r.model.version for r in result.records if r.model}),
         "options": asdict(batch.options),
         "exit_code": exit_code(result.outcomes),
         "slides": rows,

@@ -2,9 +2,9 @@
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sagdeploy.errors import ConfigError
 
@@ -16,6 +16,9 @@ class Strict(BaseModel):
         extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
     )
 
+
+RECIPES = Path(__file__).with_name("recipes")
+"""Settings of published experiments, as TOML."""
 
 StrictType = TypeVar("StrictType", bound=Strict)
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -30,6 +33,9 @@ class ModelSettings(Strict):
 
     options: dict[str, str | int | float | bool] = {}
     """Keyword arguments of the model's constructor beside its sizes."""
+
+    standardise: bool = False
+    """Whether the model is given features of mean 0 and deviation 1 over the training tiles."""
 
 
 class GuidanceSettings(Strict):
@@ -50,8 +56,21 @@ class GuidanceSettings(Strict):
     weighting: Literal["uncertainty", "equal"] = "uncertainty"
     """How the terms are joined: uncertainty weighting (Eq. 6) or their plain sum."""
 
+    control: Literal["none", "shuffled", "uniform"] = "none"
+    """`shuffled`: each slide gets another's HG. `uniform`: HG is the same on all its tiles.
+    What attention or diagnosis gain by them, guidance does not gain by its meaning."""
+
+    share: Share = 1.0
+    """Share of the training slides with HG that keep it; the smaller is part of the larger."""
+
     compat: Literal["paper", "reference"] = "paper"
     """`paper`: the paper's equations. `reference`: the sums and factors of its public code."""
+
+    @model_validator(mode="after")
+    def _controls_hg(self) -> Self:
+        if "hg" not in self.terms and (self.control != "none" or self.share < 1):
+            raise ValueError("control and share are of HG, which is not among the terms")
+        return self
 
 
 class OptimSettings(Strict):
@@ -95,12 +114,12 @@ class TrainSettings(Strict):
     """Share of the training patients held out when the cohort names no `val` split."""
 
 
-def read_toml(path: Path, kind: type[StrictType]) -> StrictType:
+def read_toml(path: Path, kind: type[StrictType], hint: str = "") -> StrictType:
     """Settings of `kind` from a TOML file; every wrong key is named in one ConfigError."""
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}", hint=hint) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from error
     try:
@@ -117,9 +136,18 @@ def problems(error: ValidationError) -> str:
     )
 
 
-def read_settings(path: Path | None) -> TrainSettings:
-    """Training settings from a TOML file, or the defaults without one."""
-    return read_toml(path, TrainSettings) if path else TrainSettings()
+def read_settings(config: Path | None) -> TrainSettings:
+    """Training settings from a TOML file or a recipe of ours, or the defaults without either.
+
+    config: a file, or the name of a recipe
+    """
+    if config is None:
+        return TrainSettings()
+    recipe = RECIPES / f"{config}.toml"
+    if config.exists() or config.name != str(config) or not recipe.is_file():
+        known = ", ".join(sorted(path.stem for path in RECIPES.glob("*.toml")))
+        return read_toml(config, TrainSettings, hint=f"pass a TOML file, or one of {known}")
+    return read_toml(recipe, TrainSettings)
 
 
 def override(

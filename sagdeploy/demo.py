@@ -21,6 +21,7 @@ from sagdeploy.pipeline.inputs import SlideInput
 from sagdeploy.pipeline.outcome import SlideOutcome
 from sagdeploy.pipeline.predict import PredictOptions
 from sagdeploy.pipeline.synth import CohortSpec, paint_cohort
+from sagdeploy.pipeline.versions import ModelChoice
 from sagdeploy.serving.local import FileEngine, LocalEngine
 from sagdeploy.slides.tiling import TilePlan
 from sagdeploy.training.evaluate import evaluate_run
@@ -126,7 +127,7 @@ def run_demo(out: Path, seed: int, audience: Audience) -> DemoResult:
     with stages.stage("export", f"the best HG+TG seed on validation, into {repository}"):
         export_run(out / "run-hg-tg", repository, MODEL)
     held_out = cohort.of_split("test")
-    shown = SlideInput(held_out[-1].slide_id, held_out[-1].slide_path)
+    shown = SlideInput(held_out[-1].slide_id, held_out[-1].located())
     with stages.stage("predict", f"{shown.slide_id}, with the exported model"):
         diagnosis = _predict(shown, repository, out / "out")
     report = str(out / "out" / shown.slide_id / "report.html")
@@ -163,7 +164,7 @@ def _train(
 
 def _predict(slide: SlideInput, repository: Path, out: Path) -> str:
     engine = LocalEngine(repository)
-    batch = Batch(engine, engine.manifest(MODEL), out, PredictOptions())
+    batch = Batch(engine, ModelChoice(MODEL), out, PredictOptions())
     (outcome,) = predict_batch([slide], batch).outcomes
     if outcome.status != "done":
         raise BatchError(f"{outcome.slide_id}: {outcome.message}")

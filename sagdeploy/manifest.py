@@ -29,10 +29,13 @@ class ExtractorCard(Strict):
     """Where the weights come from, in words: a file's name and hash, or what stands in."""
 
     sha256: str
-    """Of the ONNX file, which starts at uint8 (N, H, W, 3)."""
+    """Of the ONNX file, which starts at uint8 (N, H, W, 3); empty where it is not known."""
 
     tile_px: Annotated[int, Field(ge=1)] | None = None
     """Side of the only tiles it takes; None where any size will do."""
+
+    parity: tuple[float, ...] = ()
+    """Largest differences from PyTorch, as in Parity; empty where it came as ONNX."""
 
 
 class ModelCard(Strict):
@@ -76,6 +79,10 @@ class ManifestDraft(Strict):
     layers: Annotated[int, Field(ge=1)] = 1
     temperature: Annotated[float, Field(gt=0)] = 1.0
     """Divides the logits inside the graph; fitted on validation."""
+
+    attention_on_tissue_floor: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Less of a slide's attention on tissue than this was not seen on validation: a warning.
+    None where it is not known."""
 
     card: ModelCard
     parity: Parity

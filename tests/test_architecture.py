@@ -14,7 +14,7 @@ files
 config
 slides.metadata
 slides.slide slides.tiling
-slides.tissue
+slides.tissue slides.deepzoom
 slides.lattice slides.tiff
 slides.outline slides.textures slides.pyramid
 slides.anatomy slides.artefacts
@@ -23,16 +23,23 @@ slides.painting
 slides.synthetic
 guidance.outlines guidance.masks guidance.detection
 guidance.annotations
-guidance.cells guidance.weights
-bags.cohort
+guidance.cells guidance.cellmap guidance.ndpa guidance.weights guidance.lesions guidance.density
+bags.rows
+bags.cohort bags.camelyon16
+bags.tables
 manifest
 bags.bag
+bags.interchange
 serving.engine serving.model_config serving.patience
-serving.ensemble serving.runtime serving.transport serving.kserve
+serving.ensemble serving.runtime serving.transport
+serving.shared_memory
+serving.kserve
 serving.local serving.triton
 serving.connect serving.environment serving.backend.model
 serving.server
-pipeline.outcome pipeline.inputs pipeline.stream
+pipeline.outcome pipeline.inputs pipeline.stream pipeline.versions
+pipeline.diagnose pipeline.detection
+pipeline.heuristic
 pipeline.describe pipeline.extract pipeline.guide pipeline.synth pipeline.predict
 report.scale
 report.record report.regions
@@ -41,18 +48,25 @@ report.pictures
 report.viewer
 report.page
 report.folder
+view.results view.matching view.lending
+view.site
+view.server
 batch
 doctor
 models.attention models.dropout
 models.self_attention
-models.abmil models.scatnet models.mobilenet models.resnet models.stain
+models.abmil models.scatnet models.standardise models.mobilenet models.resnet models.stain
 models.extractors models.registry
 training.terms
-training.loss training.metrics training.intervals training.splits training.adam
+training.loss training.metrics training.calibration training.splits training.adam
+training.alignment training.intervals training.thresholds
 training.checkpoint training.dataset
 training.inference training.state
-training.judgement training.train
-training.evaluate
+training.controls training.faithfulness training.froc training.landmarks training.train
+training.judgement
+training.panel
+training.predictions training.baselines
+training.evaluate training.contrast
 training.comparison training.experiment
 export.graph
 export.wrap export.parity
@@ -69,7 +83,7 @@ cli.app
 DOORS = {
     "openslide": {"slides.slide"},
     "skimage": {"slides.tissue", "guidance.detection"},
-    "shapely": {"guidance.annotations", "guidance.cells", "guidance.weights"},
+    "shapely": {"guidance."},
     "defusedxml": {"guidance.outlines"},
     "h5py": {"bags.bag"},
     "google": {"serving.model_config"},
@@ -79,7 +93,7 @@ DOORS = {
     "platformdirs": {"serving.environment"},
     "safetensors": {"models.extractors", "training.checkpoint"},
     "onnx": {"export.graph", "export.wrap"},
-    "sklearn": {"guidance.cells", "training.metrics", "training.splits"},
+    "sklearn": {"guidance.cells", "training.alignment", "training.splits"},
     "torch": {"models.", "training.", "export."},
     "typer": {"cli."},
     "rich": {"cli."},

@@ -9,6 +9,7 @@ import pytest
 from sagdeploy.batch import Batch, BatchResult, predict_batch
 from sagdeploy.pipeline.inputs import SlideInput
 from sagdeploy.pipeline.predict import PredictOptions
+from sagdeploy.pipeline.versions import ModelChoice
 from sagdeploy.serving.local import LocalEngine
 
 FILES = {"prediction.json", "attention.png", "attention.geojson", "tiles.csv", "report.html"}
@@ -22,7 +23,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def result(out: Path, painted: Path, repository: Path) -> BatchResult:
     engine = LocalEngine(repository)
-    batch = Batch(engine, engine.manifest("sag"), out, PredictOptions())
+    batch = Batch(engine, ModelChoice("sag"), out, PredictOptions())
     bad = out.parent / "bad.svs"
     bad.write_text("no slide")
     return predict_batch([SlideInput("good", painted), SlideInput("bad", bad)], batch)
@@ -58,7 +59,7 @@ def test_the_run_says_what_ran_and_what_failed(result: BatchResult, out: Path) -
     run = json.loads((out / "run.json").read_text())
     assert run["exit_code"] == 8
     assert [row["exit_code"] for row in run["slides"]] == [0, 3]
-    assert (run["model"], run["model_version"]) == ("sag", 1)
+    assert (run["model"], run["model_versions"]) == ("sag", [1])
 
 
 def test_nothing_half_written_is_left(result: BatchResult, out: Path) -> None:
@@ -69,7 +70,7 @@ def test_the_same_slide_gives_the_same_bytes(
     result: BatchResult, out: Path, painted: Path, repository: Path, tmp_path: Path
 ) -> None:
     engine = LocalEngine(repository)
-    batch = Batch(engine, engine.manifest("sag"), tmp_path, PredictOptions(workers=1))
+    batch = Batch(engine, ModelChoice("sag"), tmp_path, PredictOptions(workers=1))
     predict_batch([SlideInput("good", painted)], batch)
     for name in FILES:
         assert (tmp_path / "good" / name).read_bytes() == (out / "good" / name).read_bytes(), name

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from sagdeploy.config import TrainSettings, override, read_settings
+from sagdeploy.config import RECIPES, TrainSettings, override, read_settings
 from sagdeploy.errors import ConfigError
 
 
@@ -53,3 +53,39 @@ def test_the_command_line_wins() -> None:
 def test_an_unknown_guidance_is_refused() -> None:
     with pytest.raises(ConfigError, match="guidance"):
         override(TrainSettings(), guidance="hg,xg")
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.stem)
+def test_recipes_are_settings_and_are_found_by_name(path: Path) -> None:
+    settings = read_settings(Path(path.stem))
+    assert settings == read_settings(path)
+    assert settings.model.name in path.stem
+
+
+@pytest.mark.parametrize("data", ["camelyon16", "melanoma"])
+@pytest.mark.parametrize(
+    ("model", "lr", "bag_batch", "schedule"),
+    [("abmil", 2e-4, 1, "cosine"), ("scatnet", 5e-4, 16, "step")],
+)
+def test_the_paper_s_protocols_choose_on_validation(
+    data: str, model: str, lr: float, bag_batch: int, schedule: str
+) -> None:
+    settings = read_settings(Path(f"{data}-{model}"))
+    assert (settings.optim.lr, settings.optim.bag_batch) == (lr, bag_batch)
+    assert (settings.optim.schedule, settings.optim.epochs) == (schedule, 200)
+    assert (settings.select_by, settings.guidance.terms) == ("loss", ("hg", "tg"))
+    assert settings.validation_share > 0
+
+
+def test_a_file_wins_over_a_recipe_of_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("melanoma-abmil").write_text("patience = 7\n")
+    assert read_settings(Path("melanoma-abmil")).patience == 7
+
+
+def test_an_unknown_recipe_is_told_the_known_ones() -> None:
+    with pytest.raises(ConfigError) as error:
+        read_settings(Path("camelyon17-abmil"))
+    assert "camelyon16-abmil, camelyon16-scatnet, melanoma-abmil" in error.value.hint

@@ -102,6 +102,8 @@ class Bag:
             )
         for index, magnification in enumerate(self.magnifications):
             problem = _problem(magnification, self.header.extractor.features)
+            if self.header.plan and magnification.tiles is None:
+                problem = "has a plan, but no coords"
             if problem:
                 raise BagError(f"{self.header.slide_id}, magnification {index}: {problem}")
 
@@ -165,9 +167,8 @@ def write_bag(path: Path, bag: Bag) -> None:
 
 def _write_magnification(group: Any, level: Magnification, header: BagHeader) -> None:
     group["features"] = level.features
-    group["features"].attrs.update(
-        {"name": header.slide_id, "savetodir": "", "encoder": header.extractor.name}
-    )
+    made_by = {"name": header.slide_id, "savetodir": "", "encoder": header.extractor.name}
+    group["features"].attrs.update(made_by)
     if level.tiles is not None:
         _write_tiles(group, level.tiles, header)
     for kind, coverage, guidance in [
@@ -206,14 +207,10 @@ def _trident_attributes(tiles: Tiles, header: BagHeader) -> dict[str, int | str]
 
 
 def _read_magnification(group: Any) -> Magnification:
-    return Magnification(
-        tiles=_read_tiles(group) if "coords" in group else None,
-        features=_read(group, "features"),
-        tissue_coverage=_read(group, "coverage/tissue") if "coverage/tissue" in group else None,
-        heuristic_coverage=(
-            _read(group, "coverage/heuristic") if "coverage/heuristic" in group else None
-        ),
-    )
+    names = ("coverage/tissue", "coverage/heuristic")
+    tissue, heuristic = (_read(group, name) if name in group else None for name in names)
+    tiles = _read_tiles(group) if "coords" in group else None
+    return Magnification(tiles, _read(group, "features"), tissue, heuristic)
 
 
 def _read_tiles(group: Any) -> Tiles:
@@ -284,16 +281,14 @@ def _problem(level: Magnification, features: int) -> str:
             f"features are {level.features.dtype} {list(level.features.shape)}, "
             f"not float32 {[tiles, features]}"
         )
-    places = np.zeros((tiles, 2), np.int64) if level.tiles is None else level.tiles.xy_l0
-    if places.dtype != np.int64 or places.shape != (tiles, 2):
-        return f"coords are {places.dtype} {list(places.shape)}"
+    xy_l0 = None if level.tiles is None else level.tiles.xy_l0
+    if xy_l0 is not None and (xy_l0.dtype != np.int64 or xy_l0.shape != (tiles, 2)):
+        return f"coords are {xy_l0.dtype} {list(xy_l0.shape)}"
     bad_rows = ~np.isfinite(level.features).all(axis=1)
     if bad_rows.any():
         return f"features of tile {bad_rows.argmax()} are not finite"
-    for name, coverage in [
-        ("tissue", level.tissue_coverage),
-        ("heuristic", level.heuristic_coverage),
-    ]:
+    shares = {"tissue": level.tissue_coverage, "heuristic": level.heuristic_coverage}
+    for name, coverage in shares.items():
         if coverage is None:
             continue
         if coverage.dtype != np.float64 or coverage.shape != (tiles,):

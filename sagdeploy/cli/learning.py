@@ -11,6 +11,13 @@ Cohort = Annotated[Path, typer.Argument(help="Table of slides: slide_id, slide_p
 Bags = Annotated[Path, typer.Option(help="Folder of the bags.")]
 Run = Annotated[Path, typer.Argument(help="Folder of a training run.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Splits = Annotated[
+    Path | None, typer.Option(help="CLAM's splits_0.csv, or Camelyon16's reference.csv.")
+]
+SlideTable = Annotated[
+    Path | None, typer.Option(help="STAMP's slide table; COHORT is its clini table then.")
+]
+Label = Annotated[str, typer.Option(help="Column of the labels.")]
 
 
 @app.command()
@@ -42,7 +49,9 @@ def train(
     cohort: Cohort,
     bags: Bags,
     out: Annotated[Path, typer.Option(help="Folder of the run.")],
-    config: Annotated[Path | None, typer.Option(help="Settings as TOML.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="Settings as TOML, or a recipe: camelyon16-abmil, ...")
+    ] = None,
     model: Annotated[
         str | None, typer.Option(help="abmil, scatnet, or package.module:Class.")
     ] = None,
@@ -53,18 +62,22 @@ def train(
     folds: Annotated[int | None, typer.Option(min=2, help="Folds by patient.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Overrides the settings.")] = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="Trainings at once.")] = None,
+    splits: Splits = None,
+    slide_table: SlideTable = None,
+    label: Label = "label",
     json: Json = False,
 ) -> None:
     """Train a diagnosis model, guided or not; the same command resumes.
 
     Example: sagdeploy train cohort.csv --bags bags --out run --guidance hg,tg --seeds 3
     """
-    from sagdeploy.bags.cohort import read_cohort
-    from sagdeploy.cli.output import TrainingProgress, say, show_json
+    from sagdeploy.bags.tables import read_tables
+    from sagdeploy.cli.output import TrainingProgress, say, say_left_out, show_json
     from sagdeploy.config import override, read_settings
     from sagdeploy.training.experiment import train_seeds
 
-    table = read_cohort(cohort)
+    table = read_tables(cohort, slide_table=slide_table, splits=splits, label=label)
+    say_left_out(table)
     settings = override(read_settings(config), model=model, guidance=guidance, epochs=epochs)
     with TrainingProgress(seeds * (folds or 1)) as progress:
         record = train_seeds(
@@ -90,17 +103,25 @@ def evaluate(
     split: Annotated[
         Literal["train", "val", "test", "folds"], typer.Option(help="Which slides.")
     ] = "test",
+    faithful_seeds: Annotated[
+        int, typer.Option(min=0, help="Seeds that have tiles taken away; slow on large bags.")
+    ] = 3,
+    splits: Splits = None,
+    slide_table: SlideTable = None,
+    label: Label = "label",
     json: Json = False,
 ) -> None:
     """Measure diagnosis and attention of a run on a split, with confidence intervals.
 
     Example: sagdeploy evaluate run cohort.csv --bags bags --split test
     """
-    from sagdeploy.bags.cohort import read_cohort
-    from sagdeploy.cli.output import show_evaluation, show_json
+    from sagdeploy.bags.tables import read_tables
+    from sagdeploy.cli.output import say_left_out, show_evaluation, show_json
     from sagdeploy.training.evaluate import evaluate_run
 
-    evaluation = evaluate_run(run, read_cohort(cohort), bags, split)
+    table = read_tables(cohort, slide_table=slide_table, splits=splits, label=label)
+    say_left_out(table)
+    evaluation = evaluate_run(run, table, bags, split, faithful_seeds=faithful_seeds)
     if json:
         show_json(evaluation.model_dump(mode="json"))
     else:
@@ -115,18 +136,16 @@ def compare(
     ] = "test",
     json: Json = False,
 ) -> None:
-    """Put evaluated runs side by side, paired over their seeds.
+    """Put evaluated runs side by side, and say which differences hold for new patients.
 
     Example: sagdeploy compare run-baseline run-hg run-hg-tg
     """
-    from dataclasses import asdict
-
     from sagdeploy.cli.output import show_json, show_markdown
     from sagdeploy.training import comparison
 
     result = comparison.compare(runs, split=split)
     if json:
-        show_json(asdict(result))
+        show_json(result.model_dump(mode="json"))
     else:
         show_markdown(result.markdown())
 

@@ -18,12 +18,14 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from sagdeploy.bags.cohort import Cohort
 from sagdeploy.files import canonical_json
 from sagdeploy.pipeline.outcome import SlideOutcome
 
 if TYPE_CHECKING:  # these import torch, which a client need not have
     from sagdeploy.demo import ArmResult, DemoResult
     from sagdeploy.training.evaluate import Evaluation
+    from sagdeploy.training.intervals import Interval
     from sagdeploy.training.train import EpochDone
 
 stdout = Console(highlight=False, soft_wrap=True)
@@ -50,6 +52,12 @@ def show_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: 
 def say(message: str) -> None:
     """Tell a person what is going on."""
     stderr.print(escape(message))
+
+
+def say_left_out(cohort: Cohort) -> None:
+    """Tell which rows of joined tables belong to no slide of the cohort."""
+    for row in cohort.left_out:
+        say(f"left out: {row}")
 
 
 class _Bar:
@@ -154,16 +162,29 @@ def show_evaluation(evaluation: "Evaluation") -> None:
     rows = []
     for name, value in evaluation.mean.items():
         interval = evaluation.intervals.get(name)
-        rows.append(
-            (
-                name,
-                f"{value:.3f}",
-                f"{evaluation.sd[name]:.3f}" if name in evaluation.sd else "",
-                f"{interval.low:.3f} to {interval.high:.3f}" if interval else "",
-            )
-        )
+        spread = f"{evaluation.sd[name]:.3f}" if name in evaluation.sd else ""
+        rows.append((name, f"{value:.3f}", spread, *_interval(interval)))
     title = f"{evaluation.arm}: {evaluation.slides} slides, {evaluation.patients} patients"
-    show_table(("metric", "mean", "sd of seeds", "95 % over patients"), rows, title)
+    columns = ("mean", "sd of seeds", "95 % over patients", "interval")
+    show_table(("metric", *columns), rows, title)
+    for map_name, found in evaluation.baselines.items():
+        maps = [(name, f"{i.value:.3f}", *_interval(i)) for name, i in found.items()]
+        show_table(("metric", "mean", *columns[2:]), maps, f"without a model: {map_name}")
+    for measure, reason in evaluation.left_out.items():
+        say(f"left out: {measure}: {reason}")
+    gain = evaluation.intervals.get("deletion_gain")
+    if gain is not None and gain.low <= 0:
+        say(
+            "taking tiles away by attention is not shown to change the diagnosis more than in "
+            "random order: the map says where the model looked, not why it decided"
+        )
+
+
+def _interval(interval: "Interval | None") -> tuple[str, str]:
+    """The interval, and how it was found."""
+    if interval is None:
+        return "", ""
+    return f"{interval.low:.3f} to {interval.high:.3f}", interval.method
 
 
 def show_markdown(text: str) -> None:

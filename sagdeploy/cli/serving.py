@@ -1,6 +1,7 @@
-"""Commands of the hospital: predict, serve, doctor."""
+"""Commands of the hospital: predict, view, serve, doctor."""
 
 import os
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
@@ -36,20 +37,51 @@ def predict(
     from sagdeploy.pipeline.inputs import collect_slides
     from sagdeploy.pipeline.outcome import exit_code
     from sagdeploy.pipeline.predict import PredictOptions
+    from sagdeploy.pipeline.versions import ModelChoice
     from sagdeploy.serving.connect import connect
 
     slides = collect_slides(slide, slide_id)
     engine = connect(server or os.environ.get("SAGDEPLOY_SERVER"), repository, model)
-    batch = Batch(
-        engine, engine.manifest(model, model_version), out, PredictOptions(mpp, trust_mpp)
-    )
-    say(f"{model} version {batch.manifest.version}, {engine.description}; research use only")
-    with SlideProgress("slides", len(slides)) as progress:
+    choice = ModelChoice(model, model_version)
+    version = choice.manifest(engine).version
+    say(f"{model} version {version}, {engine.description}; research use only")
+    batch = Batch(engine, choice, out, PredictOptions(mpp, trust_mpp))
+    with closing(engine), SlideProgress("slides", len(slides)) as progress:
         result = predict_batch(slides, batch, report=progress.slide, progress=progress.tiles)
     if json:
         show_json([record.model_dump(mode="json") for record in result.records])
     say(f"results in {out}")
     raise typer.Exit(exit_code(result.outcomes))
+
+
+@app.command()
+def view(
+    out: Annotated[Path, typer.Argument(help="Folder that `predict` wrote.")],
+    slides: Annotated[
+        list[Path] | None,
+        typer.Option(help="Where the slides are: results hold their SHA-256, never their place."),
+    ] = None,
+    compare: Annotated[
+        Path | None, typer.Option(help="Results of another model, shown side by side.")
+    ] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 0,
+) -> None:
+    """Look at results in a browser on this machine: slides in deep zoom under their attention.
+
+    Example: sagdeploy view out --slides slides
+    """
+    from sagdeploy.cli.output import say
+    from sagdeploy.view.matching import SlideFinder
+    from sagdeploy.view.results import exhibits, read_results
+    from sagdeploy.view.server import listening
+    from sagdeploy.view.site import OPENSEADRAGON, Site, asset
+
+    asset(OPENSEADRAGON)
+    folders = [read_results(folder) for folder in (out, compare) if folder]
+    site = Site(exhibits(folders), SlideFinder(slides or []))
+    with listening(site, port) as (address, serve_forever):
+        say(f"open {address}\nfor this machine and this session only; Ctrl-C ends it")
+        serve_forever()
 
 
 @app.command()

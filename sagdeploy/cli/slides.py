@@ -1,10 +1,12 @@
 """Commands about slides and bags: info, synth, extract, guide."""
 
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+from sagdeploy.errors import ConfigError
 from sagdeploy.pipeline.outcome import SlideOutcome
 
 app = typer.Typer()
@@ -65,8 +67,15 @@ def extract(
     cohort: Cohort,
     out: Annotated[Path, typer.Option(help="Folder of the bags.")],
     extractor: Annotated[
-        str, typer.Option(help="mobilenet_v2, resnet18_instancenorm, stain_texture or FILE.onnx.")
+        str,
+        typer.Option(
+            help="mobilenet_v2, resnet18_instancenorm, stain_texture or FILE.onnx; "
+            "with --server a model there."
+        ),
     ] = "mobilenet_v2",
+    server: Annotated[
+        str | None, typer.Option(help="Triton's address: its extractor is asked.")
+    ] = None,
     weights: Annotated[
         Path | None, typer.Option(help="Their file, or imagenet to download.")
     ] = None,
@@ -96,18 +105,22 @@ def extract(
     """
     from sagdeploy.bags.cohort import read_cohort
     from sagdeploy.cli.output import SlideProgress, say
-    from sagdeploy.export.extractor import ExtractorSource, prepare_extractor
-    from sagdeploy.pipeline.extract import EXTRACTOR_FILE, Extraction, extract_cohort
-    from sagdeploy.serving.local import FileEngine
+    from sagdeploy.pipeline.extract import extract_cohort, served_extraction
     from sagdeploy.slides.tiling import TilePlan
 
     table = read_cohort(cohort, need_labels=False)
     tiles = TilePlan(plan, tuple(mpp or (0.5,)), tile_px, min_tissue, tuple(grid or ()))
-    card = prepare_extractor(ExtractorSource(extractor, weights, mean, std, tile_px), out)
-    say(f"extractor {card.name}: {card.weights}")
-    engine = FileEngine(out / EXTRACTOR_FILE)
-    work = Extraction(engine, card.name, card, tiles, trust_mpp)
-    with SlideProgress("slides", len(table.slides)) as progress:
+    if server and weights:
+        raise ConfigError("--weights are for an extractor in this process, not for a --server's")
+    if server:
+        work = served_extraction(server, extractor, out, tiles, trust_mpp=trust_mpp)
+    else:
+        from sagdeploy.export.extractor import ExtractorSource, local_extraction  # needs torch
+
+        source = ExtractorSource(extractor, weights, mean, std, tile_px)
+        work = local_extraction(source, out, tiles, trust_mpp=trust_mpp)
+    say(f"extractor {work.card.name}: {work.card.weights}")
+    with closing(work.engine), SlideProgress("slides", len(table.slides)) as progress:
         outcomes = [
             progress.slide(outcome) for outcome in extract_cohort(table, out, work, progress.tiles)
         ]
@@ -122,8 +135,8 @@ def guide(
         Literal["otsu", "none"], typer.Option(help="Where tissue guidance comes from.")
     ] = "otsu",
     heuristic: Annotated[
-        Literal["annotations", "cells", "none"],
-        typer.Option(help="Where heuristic guidance comes from."),
+        Literal["annotations", "mask", "cells", "detected-cells", "none"],
+        typer.Option(help="Where heuristic guidance comes from; detected-cells needs no file."),
     ] = "annotations",
     json: Json = False,
 ) -> None:

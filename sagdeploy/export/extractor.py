@@ -5,12 +5,21 @@ from pathlib import Path
 
 from sagdeploy.errors import BagError, ConfigError
 from sagdeploy.export.graph import export_extractor
+from sagdeploy.export.parity import extractor_parity
 from sagdeploy.export.wrap import IMAGENET_MEAN, IMAGENET_STD, wrap_onnx
 from sagdeploy.files import name_from, sha256_of
 from sagdeploy.manifest import ExtractorCard
-from sagdeploy.models.extractors import RECIPES, build_extractor
-from sagdeploy.pipeline.extract import CARD_FILE, EXTRACTOR_FILE, read_card, write_card
+from sagdeploy.models.extractors import IMAGENET, IMAGENET_URL, RECIPES, build_extractor
+from sagdeploy.pipeline.extract import (
+    CARD_FILE,
+    EXTRACTOR_FILE,
+    Extraction,
+    read_card,
+    write_card,
+)
+from sagdeploy.serving.local import FileEngine
 from sagdeploy.serving.runtime import extractor_card
+from sagdeploy.slides.tiling import TilePlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +62,14 @@ def prepare_extractor(source: ExtractorSource, bags: Path) -> ExtractorCard:
     return card
 
 
+def local_extraction(
+    source: ExtractorSource, bags: Path, plan: TilePlan, *, trust_mpp: bool = False
+) -> Extraction:
+    """An extraction in this process, by an extractor that is written beside the bags."""
+    card = prepare_extractor(source, bags)
+    return Extraction(FileEngine(bags / EXTRACTOR_FILE), card.name, card, plan, trust_mpp)
+
+
 def _of_ours(source: ExtractorSource, bags: Path) -> ExtractorCard:
     if source.name not in RECIPES:
         raise ConfigError(
@@ -62,7 +79,8 @@ def _of_ours(source: ExtractorSource, bags: Path) -> ExtractorCard:
     extractor = build_extractor(source.name, source.weights)
     facts = extractor.card
     path = export_extractor(extractor, bags / EXTRACTOR_FILE, tile_px=facts.tile_px)
-    return extractor_card(path, name=facts.name, weights=facts.weights)
+    card = extractor_card(path, name=facts.name, weights=facts.weights)
+    return card.model_copy(update={"parity": extractor_parity(extractor, path)})
 
 
 def _from_file(source: ExtractorSource, bags: Path) -> ExtractorCard:
@@ -80,9 +98,16 @@ def _from_file(source: ExtractorSource, bags: Path) -> ExtractorCard:
 
 
 def _is_same(source: ExtractorSource, card: ExtractorCard) -> bool:
-    file = Path(source.name) if source.is_file else source.weights
     name = name_from(Path(source.name).stem) if source.is_file else source.name
-    return name == card.name and (file is None or _digest(file) in card.weights)
+    return name == card.name and _mark(source) in card.weights
+
+
+def _mark(source: ExtractorSource) -> str:
+    """What a card says of these weights, and of no others."""
+    if str(source.weights) == IMAGENET:
+        return IMAGENET_URL.rpartition("/")[2]
+    file = Path(source.name) if source.is_file else source.weights
+    return _digest(file) if file else ""
 
 
 def _told(file: Path) -> str:

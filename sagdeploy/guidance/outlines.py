@@ -48,7 +48,7 @@ def parse_asap(data: bytes) -> tuple[list[Outline], int]:
     """Outlines of an ASAP XML file, and how many annotations enclose nothing."""
     outlines = []
     skipped = 0
-    for element in _asap_annotations(data):
+    for element in elements(data, root="ASAP_Annotations", tag="Annotation"):
         points = [(point.get("X"), point.get("Y")) for point in element.iter("Coordinate")]
         if element.get("Type") not in AREA_TYPES or len(points) < 3:
             skipped += 1
@@ -104,16 +104,17 @@ def point_l0(point: Any, where: str) -> tuple[float, float]:
     return x, y
 
 
-def _asap_annotations(data: bytes) -> Iterator[Element]:
+def elements(data: bytes, *, root: str, tag: str) -> Iterator[Element]:
+    """Each element called `tag` of an XML file, emptied once it is done with."""
     depth = 0
     try:
         for event, element in iterparse(BytesIO(data), ("start", "end"), forbid_dtd=True):
-            if depth == 0 and element.tag != "ASAP_Annotations":
-                raise AnnotationError(f"is {element.tag[:40]!r}, not ASAP_Annotations")
+            if depth == 0 and element.tag != root:
+                raise AnnotationError(f"is {element.tag[:40]!r}, not {root}")
             depth += 1 if event == "start" else -1
             if depth > MAX_DEPTH:
                 raise AnnotationError("is nested too deeply")
-            if event == "end" and element.tag == "Annotation":
+            if event == "end" and element.tag == tag:
                 yield element
                 element.clear()
     except DefusedXmlException as error:

@@ -178,7 +178,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             weights = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:  # whose text advises to open it all the same
         raise ModelError(
-            f"{path}: damaged, or holds more than tensors: a pickle can run any code",
+            f"{path}: not a file of weights alone: damaged, or holds more than tensors, which "
+            "could run any code",
             hint="save the state_dict, best as .safetensors",
         ) from error
     except (SafetensorError, RuntimeError, EOFError, OSError, LookupError, ValueError) as error:

@@ -37,7 +37,7 @@ def unmixing() -> Tensor:
     """(3, 3): haematoxylin, eosin and neither, in UNITS, from optical density r, g, b."""
     stains = F.normalize(torch.tensor([HAEMATOXYLIN, EOSIN], dtype=torch.float64), dim=1)
     neither = F.normalize(torch.linalg.cross(stains[0], stains[1]), dim=0)
-    amounts = torch.linalg.inv(torch.stack([*stains, neither]).T)
+    amounts: Tensor = torch.linalg.inv(torch.stack([*stains, neither]).T)
     return (torch.tensor(UNITS, dtype=torch.float64)[:, None] * amounts).float()
 
 
@@ -47,8 +47,8 @@ def filters() -> Tensor:
     squared: Tensor = at[:, None] ** 2 + at[None] ** 2
 
     def bell(sigma: float) -> Tensor:
-        values = torch.exp(squared / (-2 * sigma**2))
-        return values.div(values.sum())
+        values = torch.exp(squared / (-2 * sigma * sigma))
+        return values / values.sum()
 
     edge = bell(1.0) * at
     edge = edge / edge.clamp(min=0).sum()

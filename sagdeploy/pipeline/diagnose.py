@@ -75,7 +75,7 @@ def _fits_one_request(tiles: Sequence[Tiles], engine: Engine, manifest: Manifest
     count = sum(len(level) for level in tiles)
     size = sum(3 * len(level) * level.size_px[0] * level.size_px[1] for level in tiles)
     return (
-        0 < count <= engine.ensemble_tiles
+        0 < count <= engine.ensemble_tiles(manifest.name)
         and size <= REQUEST_BYTES
         and manifest.version == engine.manifest(manifest.name).version
     )

@@ -2,28 +2,24 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sagdeploy.bags.bag import Bag, read_bag, with_guidance, write_bag
+from sagdeploy.bags.bag import Bag, with_guidance, write_bag
 from sagdeploy.bags.cohort import Cohort, CohortSlide
+from sagdeploy.bags.interchange import load_bag
 from sagdeploy.errors import BagError
-from sagdeploy.guidance.annotations import Annotations, outlined, read_annotations
-from sagdeploy.guidance.cells import cell_regions, read_cells
-from sagdeploy.guidance.masks import SUFFIXES, read_mask
+from sagdeploy.guidance.annotations import Annotations, write_geojson
 from sagdeploy.guidance.weights import area_ratios
+from sagdeploy.pipeline.heuristic import HULLS, Heuristic, Regions, regions_of
 from sagdeploy.pipeline.outcome import SlideOutcome, each_slide
 from sagdeploy.slides.slide import open_slide
-from sagdeploy.slides.tiling import coverage
+from sagdeploy.slides.tiling import Tiles, coverage
 from sagdeploy.slides.tissue import TissueMask, find_tissue
 
-Heuristic = Literal["annotations", "cells"]
-Regions = Annotations | NDArray[np.bool_]
-"""Outlines, or a label mask (h, w) over the whole slide."""
-
-NO_REGIONS = Annotations(outlined(()))
+HULL_CLASS = "Cell cluster"
+"""Class of the written hulls, by which QuPath shows and hides them."""
 
 
 def guide_cohort(
@@ -31,8 +27,9 @@ def guide_cohort(
 ) -> Iterator[SlideOutcome]:
     """Write guidance into `bags/<slide_id>.h5` for each slide, in order.
 
-    heuristic: which column of the table HG comes from; a slide without a file there gets
-        HG of all zeros, which means none
+    heuristic: where HG comes from; a slide for which the table names no file there gets HG of
+        all zeros, which means none
+    Hulls around cells are written to `bags/<slide_id>.hulls.geojson` too, for QuPath.
     """
 
     def work(row: CohortSlide) -> str:
@@ -42,20 +39,27 @@ def guide_cohort(
 
 
 def guide_slide(row: CohortSlide, path: Path, *, tissue: bool, heuristic: Heuristic | None) -> str:
-    """Write guidance into one bag; says in a line what was done."""
-    bag = read_bag(path)
-    guided = guide_bag(
-        bag,
-        tissue=_tissue(row) if tissue else None,
-        annotations=_regions(row, heuristic, bag.header.mpp) if heuristic else None,
-    )
+    """Write guidance into one bag; says in a line what was done.
+
+    A feature file of other software becomes a bag of ours, which TRIDENT's tools still read.
+    """
+    bag = _placed_bag(row, path)
+    regions = None
+    if heuristic is not None:
+        size_l0, mpp = _size_l0(bag), bag.header.mpp
+        assert mpp is not None  # a bag whose tiles have places has a scale
+        regions = regions_of(row, heuristic, size_l0=size_l0, slide_mpp=mpp)
+    guided = guide_bag(bag, tissue=_tissue(row) if tissue else None, annotations=regions)
     write_bag(path, guided)
+    if heuristic in HULLS and isinstance(regions, Annotations):
+        hulls = path.with_name(f"{row.slide_id}.hulls.geojson")
+        write_geojson(hulls, regions.regions, label=HULL_CLASS)
     return ", ".join(_told(guided, tissue=tissue, heuristic=heuristic))
 
 
 def guide_bag(bag: Bag, *, tissue: TissueMask | None, annotations: Regions | None) -> Bag:
     """The bag with TG from a tissue mask and HG from annotations; what is not given stays."""
-    size_l0 = bag.header.slide_size_l0
+    size_l0 = _size_l0(bag)
     if tissue is not None and tissue.size_l0 != size_l0:
         raise BagError(
             f"{bag.header.slide_id}: the slide is {tissue.size_l0} px, its bag is of {size_l0}",
@@ -68,30 +72,52 @@ def guide_bag(bag: Bag, *, tissue: TissueMask | None, annotations: Regions | Non
     )
 
 
+def _placed_bag(row: CohortSlide, path: Path) -> Bag:
+    """The bag in a file, with the scale of the slide itself where other software left it out."""
+    bag = load_bag(path)
+    if bag.header.mpp is not None:
+        return bag
+    with open_slide(row.located()) as slide:
+        mpp = slide.resolve_mpp(override=row.mpp, source="cohort")
+        size_l0 = bag.header.slide_size_l0 or slide.size_l0
+    bag = load_bag(path, mpp=mpp)
+    header = bag.header.model_copy(update={"slide_id": row.slide_id, "slide_size_l0": size_l0})
+    return Bag(header, bag.magnifications)
+
+
 def _coverage(bag: Bag, regions: Regions) -> tuple[NDArray[np.float64], ...]:
     """Share of each tile that is covered, one (N,) a magnification."""
-    levels = [level.tiles for level in bag.magnifications]
     if isinstance(regions, Annotations):
-        return tuple(area_ratios(regions.regions, tiles) for tiles in levels)
-    size_l0 = bag.header.slide_size_l0
-    return tuple(coverage(regions, tiles.xy_l0, tiles.size_l0, size_l0) for tiles in levels)
+        return tuple(area_ratios(regions.regions, tiles) for tiles in _tiles(bag))
+    size_l0 = _size_l0(bag)
+    return tuple(coverage(regions, t.xy_l0, t.size_l0, size_l0) for t in _tiles(bag))
+
+
+def _tiles(bag: Bag) -> Iterator[Tiles]:
+    """The tiles of each magnification; BagError where nobody knows where they lie."""
+    for level in bag.magnifications:
+        if level.tiles is None:
+            raise _unplaced(bag)
+        yield level.tiles
+
+
+def _size_l0(bag: Bag) -> tuple[int, int]:
+    if bag.header.slide_size_l0 is None:
+        raise _unplaced(bag)
+    return bag.header.slide_size_l0
+
+
+def _unplaced(bag: Bag) -> BagError:
+    return BagError(
+        f"{bag.header.slide_id}: its features ({bag.header.origin}) do not say where their "
+        "tiles lie, so they cannot be guided",
+        hint="make them with sagdeploy extract, TRIDENT or STAMP",
+    )
 
 
 def _tissue(row: CohortSlide) -> TissueMask:
-    with open_slide(row.slide_path) as slide:
+    with open_slide(row.located()) as slide:
         return find_tissue(slide)
-
-
-def _regions(row: CohortSlide, heuristic: Heuristic, slide_mpp: float) -> Regions:
-    if heuristic == "cells":
-        if row.cells_path is None:
-            return NO_REGIONS
-        return cell_regions(read_cells(row.cells_path), slide_mpp=slide_mpp)
-    if row.annotation_path is None:
-        return NO_REGIONS
-    if row.annotation_path.suffix.lower() in SUFFIXES:
-        return read_mask(row.annotation_path)
-    return read_annotations(row.annotation_path)
 
 
 def _told(bag: Bag, *, tissue: bool, heuristic: Heuristic | None) -> Iterator[str]:

@@ -1,7 +1,9 @@
 """From a slide to its diagnosis."""
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +18,16 @@ from sagdeploy.slides.metadata import Mpp, check_mpp
 from sagdeploy.slides.slide import Slide
 from sagdeploy.slides.tiling import Tiles, coverage, plan_tiles
 from sagdeploy.slides.tissue import TissueMask, find_tissue
+
+CautionCode = Literal["mpp_contradicts", "attention_off_tissue"]
+
+
+@dataclass(frozen=True, slots=True)
+class Caution:
+    """Why a diagnosis should be looked at twice."""
+
+    code: CautionCode
+    message: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +62,7 @@ class Prediction:
     """Engine.description"""
 
     counts: dict[str, int]
-    warnings: tuple[str, ...]
+    warnings: tuple[Caution, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +106,7 @@ def predict_slide(
     diagnosis = diagnose_tiles(
         slide, tiles, engine, manifest, workers=options.workers, progress=progress
     )
+    coverages = tuple(_coverage(tissue, t) for t in tiles)
     if _identity(slide.path) != identity:
         raise SlideError(f"{slide.name}: changed while it was read", hint="copy the slide again")
     return Prediction(
@@ -101,11 +114,11 @@ def predict_slide(
         manifest=manifest,
         diagnosis=diagnosis,
         tiles=tiles,
-        tissue_coverage=tuple(_coverage(tissue, t) for t in tiles),
+        tissue_coverage=coverages,
         slide=facts_of(slide, mpp, sha256),
         engine=engine.description,
         counts={"tiles": sum(len(t) for t in tiles)},
-        warnings=_warnings(mpp),
+        warnings=(*_scale_cautions(mpp), *_off_tissue(diagnosis, coverages, manifest)),
     )
 
 
@@ -131,7 +144,24 @@ def _coverage(tissue: TissueMask, tiles: Tiles) -> NDArray[np.float64]:
     return coverage(tissue.mask, tiles.xy_l0, tiles.size_l0, tissue.size_l0)
 
 
-def _warnings(mpp: Mpp) -> tuple[str, ...]:
+def _scale_cautions(mpp: Mpp) -> Iterator[Caution]:
     if mpp.contradicts:
-        return (f"mpp {mpp.value:g} was given; the slide's metadata say {mpp.metadata:g}",)
-    return ()
+        yield Caution(
+            "mpp_contradicts",
+            f"mpp {mpp.value:g} was given; the slide's metadata say {mpp.metadata:g}",
+        )
+
+
+def _off_tissue(
+    diagnosis: Diagnosis, coverages: Iterable[NDArray[np.float64]], manifest: Manifest
+) -> Iterator[Caution]:
+    """A caution where less attention is on tissue than on any slide that validated the model."""
+    floor = manifest.attention_on_tissue_floor
+    levels = zip(diagnosis.attention, coverages, strict=True)
+    least = min(float(attention @ coverage) for attention, coverage in levels)
+    if floor is not None and least < floor:
+        yield Caution(
+            "attention_off_tissue",
+            f"only {100 * least:.0f} % of the attention is on tissue; at least {100 * floor:.0f} %"
+            " is expected from the model's validation: look at the map before the diagnosis",
+        )

@@ -163,7 +163,7 @@ def _painted(folder: Path, planned: Sequence[PlannedSlide], workers: int | None)
 
 def _paint(folder: Path, slide: PlannedSlide) -> str:
     row = _row(folder, slide)
-    painted = paint_slide(row.slide_path, slide.spec)
+    painted = paint_slide(row.located(), slide.spec)
     assert row.annotation_path is not None
     assert row.cells_path is not None
     lesion = outlined([painted.lesion_l0])

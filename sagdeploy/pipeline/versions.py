@@ -30,33 +30,24 @@ class ModelChoice:
 
 
 def by_one_version(engine: Engine, choice: ModelChoice, work: Callable[[Manifest], T]) -> T:
-    """What `work` makes of one version of a model, done again where that has changed meanwhile.
+    """What `work` makes of one version of a model, done again where that changes meanwhile.
 
     Another manifest under the same number is a change too. Raises EngineError where the model
     changes each time, ModelError where a pinned version is gone.
     """
     manifest = choice.manifest(engine)
     for _ in range(ATTEMPTS):
-        result, refusal = _attempt(work, manifest)
-        now = choice.manifest(engine)
-        if now == manifest:
-            if refusal is not None:
-                raise refusal
-            assert result is not None
-            return result
+        try:
+            result = work(manifest)
+        except ModelError:  # perhaps because the version is no longer there
+            if choice.manifest(engine) == manifest:
+                raise
+        else:
+            if choice.manifest(engine) == manifest:
+                return result
         logger.warning("%s has changed while a slide was read: it is done again", choice.name)
-        manifest = now
+        manifest = choice.manifest(engine)
     raise EngineError(
         f"model {choice.name!r} changed {ATTEMPTS} times while one slide was read",
         hint="wait until it is no longer being published, or pin one with --model-version",
     )
-
-
-def _attempt(
-    work: Callable[[Manifest], T], manifest: Manifest
-) -> tuple[T | None, ModelError | None]:
-    """What came of it; a refusal may be that the version is no longer there."""
-    try:
-        return work(manifest), None
-    except ModelError as refusal:
-        return None, refusal

@@ -15,6 +15,7 @@ from sagdeploy.pipeline.predict import Prediction, SlideFacts
 from sagdeploy.report.record import (
     TOP_TILES,
     AttentionRecord,
+    CautionRecord,
     DiagnosisRecord,
     ErrorRecord,
     ModelRecord,
@@ -46,7 +47,10 @@ def record_of(prediction: Prediction, artefacts: dict[str, str]) -> PredictionRe
         prediction=_diagnosis(prediction),
         attention=tuple(_attention(*layer) for layer in layers),
         counts=prediction.counts,
-        warnings=prediction.warnings,
+        warnings=tuple(
+            CautionRecord(code=caution.code, message=caution.message)
+            for caution in prediction.warnings
+        ),
         software=_software(),
         artefacts=artefacts,
     )

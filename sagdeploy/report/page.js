@@ -57,9 +57,21 @@
   }
   find("reset").addEventListener("click", () => { zoom = 1; left = top = 0; place(); });
 
-  // A tile and its place on the slide light up together.
+  // Look at a place on the slide, its tile a fifth as wide as what is seen.
+  const visit = (mark) => {
+    const { width, height } = stages[0].getBoundingClientRect();
+    const [x, y, wide, high] = ["left", "top", "width", "height"].map((side) => parseFloat(mark.style[side]) / 100);
+    zoom = Math.min(16, Math.max(1, 0.2 / wide));
+    left = width * (0.5 - zoom * (x + wide / 2));
+    top = height * (0.5 - zoom * (y + high / 2));
+    place();
+    stages[0].scrollIntoView({ block: "nearest" });
+  };
+
+  // A tile and its place on the slide light up together; a click goes there.
   for (const tile of all("figure[data-place]")) {
     const mark = find(tile.dataset.place);
+    tile.addEventListener("click", () => visit(mark));
     tile.addEventListener("pointerenter", () => mark.classList.add("lit"));
     tile.addEventListener("pointerleave", () => mark.classList.remove("lit"));
   }

@@ -12,7 +12,13 @@ from string import Template
 from sagdeploy.manifest import Manifest
 from sagdeploy.report import viewer
 from sagdeploy.report.pictures import Pictures
-from sagdeploy.report.record import DiagnosisRecord, ModelRecord, PredictionRecord, SlideRecord
+from sagdeploy.report.record import (
+    CautionRecord,
+    DiagnosisRecord,
+    ModelRecord,
+    PredictionRecord,
+    SlideRecord,
+)
 
 GUIDANCE = {"hg": "heuristic (HG)", "tg": "tissue (TG)"}
 MPP_SOURCES = {
@@ -84,11 +90,11 @@ def _meaning(prediction: DiagnosisRecord) -> str:
     )
 
 
-def _warnings(warnings: Sequence[str]) -> str:
+def _warnings(warnings: Sequence[CautionRecord]) -> str:
     if not warnings:
         return ""
-    items = "".join(f"<li>{escape(warning)}</li>" for warning in warnings)
-    return f'<section class="card warning"><h2>Please note</h2><ul>{items}</ul></section>'
+    items = "".join(f"<li>{escape(warning.message)}</li>" for warning in warnings)
+    return f'<section class="card wide warning"><h2>Please note</h2><ul>{items}</ul></section>'
 
 
 def _rows(facts: Iterable[tuple[str, str]]) -> str:

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from sagdeploy.config import Strict
 from sagdeploy.pipeline.outcome import Status
+from sagdeploy.pipeline.predict import CautionCode
 from sagdeploy.slides.tiling import TilePlan
 
 TOP_TILES = 10
@@ -122,6 +123,13 @@ class AttentionRecord(Strict):
     """The most attended first."""
 
 
+class CautionRecord(Strict):
+    """Why a diagnosis should be looked at twice."""
+
+    code: CautionCode
+    message: str
+
+
 class PredictionRecord(Strict):
     """The one record of one slide."""
 
@@ -142,7 +150,7 @@ class PredictionRecord(Strict):
     counts: dict[str, int] | None = None
     """Tiles, by what became of them."""
 
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[CautionRecord, ...] = ()
     software: dict[str, str]
     artefacts: dict[str, str]
     """SHA-256 of the files beside the record, by name."""

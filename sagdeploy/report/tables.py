@@ -2,8 +2,13 @@
 
 import csv
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
+from sagdeploy.errors import ConfigError
 from sagdeploy.files import write_whole
 from sagdeploy.pipeline.predict import Prediction
 from sagdeploy.report.record import PredictionRecord
@@ -20,12 +25,46 @@ TILES_HEADER = (
 )  # fmt: skip
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class AttentionMap:
+    """The attention of a slide's tiles at one magnification, as the table of tiles holds it."""
+
+    mpp: float
+    xy_l0: NDArray[np.int64]
+    """(N, 2) top left of each tile."""
+
+    size_l0: tuple[int, int]
+    attention: NDArray[np.float32]
+    """(N,)"""
+
+
 def write_tiles(path: Path, prediction: Prediction) -> None:
     """Write one row a tile: where it lies, its attention, its share of tissue.
 
     `magnification` counts from 0 in the order of the model's `attention` outputs.
     """
     _write(path, TILES_HEADER, _tile_rows(prediction))
+
+
+def read_tiles(path: Path) -> tuple[AttentionMap, ...]:
+    """What `write_tiles` wrote, one map a magnification; ConfigError where it is not that."""
+    with path.open(encoding="utf-8") as file:
+        header = file.readline().rstrip("\n")
+        if header != ",".join(TILES_HEADER):
+            raise ConfigError(f"{path.name}: not a table of tiles", hint="predict again")
+        try:
+            table = np.loadtxt(file, delimiter=",", ndmin=2)
+        except ValueError as error:
+            raise ConfigError(f"{path.name}: {error}", hint="predict again") from error
+    return tuple(
+        AttentionMap(
+            mpp=float(rows[0, 1]),
+            xy_l0=rows[:, 2:4].astype(np.int64),
+            size_l0=(int(rows[0, 4]), int(rows[0, 5])),
+            attention=rows[:, 6].astype(np.float32),
+        )
+        for rows in np.split(table, np.flatnonzero(np.diff(table[:, 0])) + 1)
+    )
 
 
 def write_predictions(path: Path, records: Sequence[PredictionRecord]) -> None:

@@ -11,8 +11,9 @@ from sagdeploy.errors import EngineError
 from sagdeploy.manifest import Manifest
 
 Arrays = Mapping[str, NDArray[Any]]
+REQUEST_TILES = 256
 REQUEST_BYTES = 48 << 20
-"""Of tiles in one request: below the 64 MiB that Triton takes by default."""
+"""Most in one request, tiles and bytes of them: below the 64 MiB that Triton takes by default."""
 SUM_TOLERANCE = 1e-3
 """How far probabilities and attention may sum from one: float32 over 100,000 tiles."""
 
@@ -39,9 +40,8 @@ class Engine(Protocol):
         """What runs where, for people: `Triton 2.51.0 at localhost:8000`."""
         ...
 
-    @property
-    def ensemble_tiles(self) -> int:
-        """Largest bag worth one request to the ensemble; 0 where streaming is always better."""
+    def ensemble_tiles(self, model: str) -> int:
+        """Largest bag that is best asked of the ensemble at once; 0 to stream any."""
         ...
 
     def models(self) -> tuple[str, ...]:

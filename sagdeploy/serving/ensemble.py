@@ -1,18 +1,29 @@
 """The three models that make one diagnosis, as Triton's configurations.
 
 `<name>` is the ensemble and carries the manifests; `<name>_extractor` turns tiles into
-features, `<name>_diagnosis` features into a diagnosis. No model is batched by Triton
-(`max_batch_size` 0): the tiles of a slide are one bag, and are not to be mixed with others.
+features, `<name>_diagnosis` features into a diagnosis. Triton batches the extractor: tiles of
+several slides share a run. It batches neither of the others (`max_batch_size` 0), for the
+tiles of a slide are one bag, and a request of them is never mixed with another.
 """
 
 from sagdeploy.manifest import PARAMETER, Manifest, diagnosis_name, extractor_name
+from sagdeploy.serving.engine import REQUEST_BYTES, REQUEST_TILES
 from sagdeploy.serving.model_config import ModelConfig, Step, Tensor, new_config
+from sagdeploy.slides.tiling import TilePlan
+
+FEWEST_IN_A_RUN = 16
+"""However large the tiles; a client's batches have no more."""
 
 
 def extractor_config(manifest: Manifest) -> ModelConfig:
     """Tiles to features."""
     features = Tensor("features", "float32", (-1, manifest.extractor.features))
-    return _graph_config(extractor_name(manifest.name), [_tiles(manifest, "tiles")], [features])
+    return _graph_config(
+        extractor_name(manifest.name),
+        [_tiles(manifest, "tiles")],
+        [features],
+        largest_batch=tiles_in_a_run(manifest.plan),
+    )
 
 
 def diagnosis_config(manifest: Manifest) -> ModelConfig:
@@ -67,6 +78,17 @@ def diagnosis_outputs(manifest: Manifest) -> tuple[Tensor, ...]:
     )
 
 
+def tiles_in_a_run(plan: TilePlan) -> int:
+    """How many tiles Triton may put into one run, and takes in one request.
+
+    All that a client sends at once fits. 0, which is one request a run, for the crops of a
+    grid: they are as large as the slide has it, and memory holds few.
+    """
+    if plan.kind == "grid":
+        return 0
+    return max(FEWEST_IN_A_RUN, min(REQUEST_TILES, REQUEST_BYTES // (3 * plan.tile_px**2)))
+
+
 def _steps(manifest: Manifest) -> tuple[Step, ...]:
     """The extractor once a magnification, then the diagnosis."""
     tiles, features = manifest.tensors("tiles"), manifest.tensors("features")
@@ -92,14 +114,20 @@ def _tiles(manifest: Manifest, name: str) -> Tensor:
 
 
 def _graph_config(
-    name: str, inputs: list[Tensor], outputs: list[Tensor] | tuple[Tensor, ...]
+    name: str,
+    inputs: list[Tensor],
+    outputs: list[Tensor] | tuple[Tensor, ...],
+    *,
+    largest_batch: int = 0,
 ) -> ModelConfig:
     """An ONNX graph, on a GPU where there is one; every version is served.
 
     The ensemble and clients name the version that they want. Without a count Triton would
     run two instances on a CPU, each with threads for all cores.
     """
-    config = new_config(name, inputs=inputs, outputs=outputs, backend="onnxruntime")
+    config = new_config(
+        name, inputs=inputs, outputs=outputs, largest_batch=largest_batch, backend="onnxruntime"
+    )
     config.message.version_policy.all.SetInParent()
     config.message.instance_group.add(count=1)
     return config

@@ -18,6 +18,7 @@ from sagdeploy.config import problems
 from sagdeploy.errors import EngineError, ModelError
 from sagdeploy.manifest import PARAMETER
 from sagdeploy.serving.engine import Arrays
+from sagdeploy.serving.shared_memory import Region
 
 HEADER_BYTES = "Inference-Header-Content-Length"
 LONGEST_TEXT = 200
@@ -76,6 +77,7 @@ class VersionPolicy(BaseModel):
 class ModelConfig(BaseModel):
     """What a client needs of a model's configuration."""
 
+    max_batch_size: NonNegativeInt = 0
     parameters: dict[str, Parameter] = {}
     version_policy: VersionPolicy = VersionPolicy()
 
@@ -139,8 +141,8 @@ def error_text(body: bytes) -> str:
     return " ".join(text.replace("[request id: <id_unknown>]", "").split())[:LONGEST_TEXT]
 
 
-def encode_inputs(inputs: Arrays, signature: Signature) -> tuple[bytes, dict[str, str]]:
-    """Body and headers of a request; ModelError where the model does not take such inputs."""
+def check_request(inputs: Arrays, signature: Signature) -> None:
+    """ModelError where the model does not take such inputs."""
     if set(inputs) != {given.name for given in signature.inputs}:
         names = ", ".join(given.name for given in signature.inputs)
         raise ModelError(f"{signature.name}: takes {names}, not {', '.join(inputs) or 'nothing'}")
@@ -150,10 +152,17 @@ def encode_inputs(inputs: Arrays, signature: Signature) -> tuple[bytes, dict[str
             f"{signature.name}: a request of {size:,} bytes is more than Triton takes at once",
             hint="ask the extractor for fewer tiles at a time",
         )
-    body, header_bytes = InferenceServerClient.generate_request_body(
-        [_encoded(inputs[info.name], info, signature.name) for info in signature.inputs]
-    )
-    return body, {HEADER_BYTES: str(header_bytes)}
+    for info in signature.inputs:
+        _check_input(inputs[info.name], info, signature.name)
+
+
+def encode_inputs(
+    inputs: Arrays, signature: Signature, region: Region | None = None
+) -> tuple[bytes, dict[str, str]]:
+    """Body and headers of a request; the inputs themselves are written to `region` if given."""
+    tensors = [_encoded(inputs[info.name], info, region) for info in signature.inputs]
+    body, header_bytes = InferenceServerClient.generate_request_body(tensors)
+    return body, {} if header_bytes is None else {HEADER_BYTES: str(header_bytes)}
 
 
 def decode_outputs(
@@ -178,15 +187,21 @@ def decode_outputs(
     return {info.name: _finite(info.name, result.as_numpy(info.name)) for info in signature.outputs}
 
 
-def _encoded(array: NDArray[Any], info: TensorInfo, model: str) -> InferInput:
+def _check_input(array: NDArray[Any], info: TensorInfo, model: str) -> None:
     datatype = np_to_triton_dtype(array.dtype)
     given = TensorInfo(name=info.name, datatype=datatype or str(array.dtype), shape=array.shape)
     if given.datatype != info.datatype or not _fits(array.shape, info.shape):
         raise ModelError(f"{model}: takes {_told(info)}, not {_told(given)}")
     if array.size == 0:  # Triton would answer, with numbers that mean nothing
         raise ModelError(f"{model}: an empty {info.name!r} has no answer")
-    tensor = InferInput(info.name, array.shape, datatype)
-    tensor.set_data_from_numpy(array)
+
+
+def _encoded(array: NDArray[Any], info: TensorInfo, region: Region | None) -> InferInput:
+    tensor = InferInput(info.name, array.shape, info.datatype)
+    if region is None:
+        tensor.set_data_from_numpy(array)
+    else:
+        tensor.set_shared_memory(region.name, array.nbytes, region.write(array))
     return tensor
 
 

@@ -17,6 +17,7 @@ from sagdeploy.serving.ensemble import diagnosis_config, extractor_config
 from sagdeploy.serving.model_config import (
     FILE_NAME,
     ModelConfig,
+    check_batch,
     check_graph,
     check_inputs,
     read_config,
@@ -28,9 +29,6 @@ log = logging.getLogger(__name__)
 
 class LocalEngine:
     """The models of a repository, as they were when first asked for."""
-
-    ensemble_tiles = 0
-    """Batches on all cores beat one request with the whole bag."""
 
     def __init__(self, repository: Path, *, threads: int | None = None) -> None:
         """Serve `repository`; `threads` are the diagnosis network's, all cores by default."""
@@ -49,6 +47,10 @@ class LocalEngine:
     def description(self) -> str:
         """Version, device and folder."""
         return _description(str(self._repository))
+
+    def ensemble_tiles(self, model: str) -> int:
+        """None: batches on all cores beat one request with the whole bag."""
+        return 0
 
     def models(self) -> tuple[str, ...]:
         """Names of the ensembles that `export` has written."""
@@ -83,7 +85,7 @@ class LocalEngine:
         config = self._config(model)
         check_inputs(model, config.inputs, inputs)
         if not config.steps:
-            return self._graph(model, version).run(inputs)
+            return self._run(model, version, inputs)
         served = self._served(model)
         _choose(model, version, served, served)
         return self._run_steps(config, inputs)
@@ -102,9 +104,13 @@ class LocalEngine:
             step = ready[0]
             waiting.remove(step)
             given = {name: tensors[source] for name, source in step.inputs.items()}
-            outputs = self._graph(step.model, step.version).run(given)
+            outputs = self._run(step.model, step.version, given)
             tensors |= {target: outputs[name] for name, target in step.outputs.items()}
         return {tensor.name: tensors[tensor.name] for tensor in config.outputs}
+
+    def _run(self, model: str, version: int | None, inputs: Arrays) -> Arrays:
+        check_batch(self._config(model), inputs)
+        return self._graph(model, version).run(inputs)
 
     def _load(self, model: str) -> None:
         steps = self._config(model).steps
@@ -161,8 +167,6 @@ class LocalEngine:
 class FileEngine:
     """One ONNX file, under whatever model's name; what `extract` needs of an engine."""
 
-    ensemble_tiles = 0
-
     def __init__(self, path: Path, *, threads: int = 1) -> None:
         self._graph = load_graph(path, threads=threads)
 
@@ -170,6 +174,10 @@ class FileEngine:
     def description(self) -> str:
         """Version, device and file."""
         return _description(self._graph.name)
+
+    def ensemble_tiles(self, model: str) -> int:
+        """None: a file is no ensemble."""
+        return 0
 
     def models(self) -> tuple[str, ...]:
         """None: a file carries no manifest."""

@@ -84,13 +84,18 @@ class ModelConfig:
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:
-        """What it takes."""
-        return tuple(_tensor(item) for item in self.message.input)
+        """What it takes, with the axis that Triton leaves out where it may batch requests."""
+        return tuple(_tensor(item, self.largest_batch) for item in self.message.input)
 
     @property
     def outputs(self) -> tuple[Tensor, ...]:
-        """What it gives."""
-        return tuple(_tensor(item) for item in self.message.output)
+        """What it gives, with that axis too."""
+        return tuple(_tensor(item, self.largest_batch) for item in self.message.output)
+
+    @property
+    def largest_batch(self) -> int:
+        """Longest first axis of a request; 0 where Triton does not batch, and any will do."""
+        return int(self.message.max_batch_size)
 
     @property
     def steps(self) -> tuple[Step, ...]:
@@ -164,14 +169,32 @@ def config_text(config: ModelConfig) -> str:
 
 
 def new_config(
-    name: str, *, inputs: Iterable[Tensor], outputs: Iterable[Tensor], **fields: str
+    name: str,
+    *,
+    inputs: Iterable[Tensor],
+    outputs: Iterable[Tensor],
+    largest_batch: int = 0,
+    **fields: str,
 ) -> ModelConfig:
-    """A configuration of the given tensors; `fields` are `backend` or `platform`."""
-    message = _schema().ModelConfig(name=name, **fields)
+    """A configuration of the given tensors; `fields` are `backend` or `platform`.
+
+    largest_batch: rows of the first axis, which must be free, that requests may share in a run
+    """
+    message = _schema().ModelConfig(name=name, max_batch_size=largest_batch, **fields)
     for items, tensors in ((message.input, inputs), (message.output, outputs)):
         for tensor in tensors:
-            items.add(name=tensor.name, data_type=_TRITON_TYPES[tensor.dtype], dims=tensor.dims)
+            dims = tensor.dims[1:] if largest_batch else tensor.dims
+            items.add(name=tensor.name, data_type=_TRITON_TYPES[tensor.dtype], dims=dims)
+    if largest_batch:
+        message.dynamic_batching.SetInParent()
     return ModelConfig(message)
+
+
+def check_batch(config: ModelConfig, inputs: Mapping[str, NDArray[Any]]) -> None:
+    """ModelError where a request is larger than Triton takes: it never splits one."""
+    largest, count = config.largest_batch, max(map(len, inputs.values()), default=0)
+    if largest and count > largest:
+        raise ModelError(f"{config.name}: takes {largest} at once, not {count}")
 
 
 def check_inputs(model: str, tensors: Iterable[Tensor], inputs: Mapping[str, NDArray[Any]]) -> None:
@@ -196,10 +219,9 @@ def check_graph(
 ) -> None:
     """ModelError unless Triton's ONNX Runtime backend would load this graph with this config.
 
-    Configured inputs may be narrower than the graph's, outputs must be the same.
+    Configured inputs may be narrower than the graph's, outputs must be the same. So a graph
+    whose outputs do not all have a row for each row of its inputs cannot be batched.
     """
-    if config.message.max_batch_size:
-        raise ModelError(f"{config.name}: max_batch_size must be 0, since tiles are not bags")
     given = {tensor.name: tensor for tensor in inputs}
     if given.keys() != {tensor.name for tensor in config.inputs}:
         raise ModelError(f"{config.name}: the graph's inputs are {sorted(given)}")
@@ -214,9 +236,10 @@ def check_graph(
             raise ModelError(f"{config.name}: output {tensor} is not the graph's: {found}")
 
 
-def _tensor(item: Any) -> Tensor:
+def _tensor(item: Any, largest_batch: int) -> Tensor:
     kind = _schema().DataType.Name(item.data_type)
-    return Tensor(item.name, DTYPES.get(kind, kind), tuple(item.dims))
+    dims = (-1, *item.dims) if largest_batch else tuple(item.dims)
+    return Tensor(item.name, DTYPES.get(kind, kind), dims)
 
 
 @cache

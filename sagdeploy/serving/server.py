@@ -9,6 +9,7 @@ import ipaddress
 import logging
 import os
 import re
+import secrets
 import shutil
 import signal
 import socket
@@ -43,6 +44,8 @@ if os.getppid() == int(parent):
 """
 """Becomes the server, which then ends with its parent, even a killed one."""
 LOG_LINE = re.compile(r'E\d{4} \S+ +\d+ \S+\] "?(?P<text>.*?)(\\n.*|"?)')
+CLOSED = "shared-memory,trace,logging"
+"""What only whoever holds a key may ask of a server that others can reach; nobody is told one."""
 HARMLESS = ("CudaDriverHelper has not been initialized", "unable to create stream")
 """Errors that Triton logs wherever there is no GPU."""
 
@@ -112,7 +115,8 @@ class TritonServer:
     def wait(self) -> None:
         """Block while the server runs; EngineError once it has ended by itself."""
         assert self._process is not None
-        self._process.wait()
+        while self._process.poll() is None:  # a signal just before a wait without end is lost
+            time.sleep(POLL_S)
         raise self._death()
 
     def stop(self) -> None:
@@ -151,7 +155,9 @@ class TritonServer:
     def _arguments(self) -> list[str]:
         assert self._folder is not None
         strict = str(self._is_strict).lower()
+        is_ours = ipaddress.IPv4Address(self._address).is_loopback
         return [
+            *(() if is_ours else (f"--http-restricted-api={CLOSED}:key={secrets.token_hex()}",)),
             f"--model-repository={self._repository.resolve()}",
             f"--backend-directory={self._folder / 'backends'}",
             f"--backend-config=python,shm-region-prefix-name={self._folder.name}",

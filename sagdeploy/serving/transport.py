@@ -29,6 +29,10 @@ PORTS = {"": 8000, "http": 80, "https": 443}
 HINT = "is the server running? `sagdeploy doctor --server ...` looks"
 
 
+class NoAnswerError(TransientError):
+    """The connection was lost, or the time was up, before an answer was whole."""
+
+
 @dataclass(frozen=True, slots=True)
 class Address:
     """Where a server listens; as text without its password."""
@@ -112,7 +116,7 @@ class Connections:
     ) -> Answer:
         """The whole answer to one request, within `timeout_s` of now.
 
-        TransientError where there is none, EngineError where the certificate is not to be trusted.
+        NoAnswerError where there is none, EngineError where the certificate is not to be trusted.
         """
         deadline = time.monotonic() + timeout_s
         connection = None
@@ -174,10 +178,10 @@ class Connections:
                 hint="name the authority that signed it in SSL_CERT_FILE",
             )
         if late:
-            return TransientError(f"{self.address}: no whole answer within {s:g} s", hint=HINT)
+            return NoAnswerError(f"{self.address}: no whole answer within {s:g} s", hint=HINT)
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         lost = isinstance(error, OSError)
-        return TransientError(f"{self.address}: {reason}", hint=HINT, counts=not lost)
+        return NoAnswerError(f"{self.address}: {reason}", hint=HINT, counts=not lost)
 
 
 def _send(

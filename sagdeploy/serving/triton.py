@@ -2,26 +2,28 @@
 
 import logging
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TypeVar
 from urllib.parse import quote
 
 from sagdeploy.errors import EngineError, ModelError
-from sagdeploy.manifest import Manifest, parse_manifest
-from sagdeploy.serving.engine import Arrays
+from sagdeploy.manifest import Manifest, extractor_name, parse_manifest
+from sagdeploy.serving.engine import REQUEST_TILES, Arrays
 from sagdeploy.serving.kserve import (
     HEADER_BYTES,
     Indexed,
     ModelConfig,
     ServerInfo,
     Signature,
+    check_request,
     decode_outputs,
     encode_inputs,
     error_text,
     read_message,
 )
 from sagdeploy.serving.patience import Patience, TransientError, persist
+from sagdeploy.serving.shared_memory import LostRegionError, Regions, room
 from sagdeploy.serving.transport import Answer, Connections, parse_address
 
 logger = logging.getLogger(__name__)
@@ -34,6 +36,8 @@ FORBIDDEN = {401, 403}
 TOO_LARGE = 413
 LOADING = ("not at ready state", "has no available versions")
 """How Triton says, with status 404 or 503, that a model it knows is not loaded now."""
+LOST_REGION = "shared memory region"
+"""How it says that it has not opened one that a request names."""
 
 Message = TypeVar("Message")
 
@@ -41,17 +45,22 @@ Message = TypeVar("Message")
 class TritonEngine:
     """Models on a Triton server; nothing is asked before the first call."""
 
-    ensemble_tiles = 256
-
     def __init__(
-        self, url: str, *, timeout_s: float = TIMEOUT_S, patience: Patience | None = None
+        self,
+        url: str,
+        *,
+        timeout_s: float = TIMEOUT_S,
+        patience: Patience | None = None,
+        shares_memory: bool = True,
     ) -> None:
         """An engine for the server at `host:port`, `http://...` or `https://...`.
 
-        timeout_s: from connecting to the last byte of an answer, however it trickles in
+        timeout_s:     from connecting to the last byte of an answer, however it trickles in
+        shares_memory: with a server on this machine that allows it
         """
         self._address = parse_address(url)
         self._connections = Connections(self._address)
+        self._regions = Regions(self._connections, is_wanted=shares_memory)
         self._timeout_s = timeout_s
         self._patience = patience or Patience()
         self._signatures: dict[tuple[str, int], Signature] = {}
@@ -64,11 +73,17 @@ class TritonEngine:
     def description(self) -> str:
         """`Triton 2.51.0 at localhost:8000`; without the version while the server is away."""
         try:
-            answer = self._once("GET", "/v2", timeout_s=PROBE_S)
+            # One that was there is waited for: the same slide is to have the same record.
+            answer = self._ask("GET", "/v2") if self._reached else self._probe("/v2")
             server = self._read(ServerInfo, answer)
         except (EngineError, ModelError):
             return f"Triton at {self._address}"
         return f"{server.name.capitalize()} {server.version} at {self._address}"
+
+    def ensemble_tiles(self, model: str) -> int:
+        """As many as Triton puts into one run of the extractor: it never splits a request."""
+        limit = self._config(extractor_name(model)).max_batch_size
+        return min(REQUEST_TILES, limit or REQUEST_TILES)
 
     def models(self) -> tuple[str, ...]:
         """Names of the models that carry a manifest of ours."""
@@ -93,7 +108,7 @@ class TritonEngine:
     def is_ready(self, model: str) -> bool:
         """Whether the server says, at once, that the model can be asked."""
         try:
-            self._once("GET", f"{_path(model)}/ready", timeout_s=PROBE_S)
+            self._probe(f"{_path(model)}/ready")
         except (EngineError, ModelError):
             return False
         return True
@@ -104,8 +119,9 @@ class TritonEngine:
         ModelError where the model does not take `inputs`, EngineError after all retries.
         """
         signature = self._signature(model, version)
-        body, headers = encode_inputs(inputs, signature)
-        answer = self._ask("POST", f"{_path(model, version)}/infer", body, headers)
+        check_request(inputs, signature)
+        path = f"{_path(model, version)}/infer"
+        answer = self._persist(lambda: self._infer_once(path, inputs, signature))
         with self._named():
             return decode_outputs(
                 answer.body, answer.headers.get(HEADER_BYTES, ""), signature, version
@@ -114,6 +130,7 @@ class TritonEngine:
     def close(self) -> None:
         """Close the connections, and end the waiting for a server that is away."""
         self._closed.set()
+        self._regions.close()
         self._connections.close()
 
     def _carries_manifest(self, model: str) -> bool:
@@ -133,17 +150,22 @@ class TritonEngine:
             self._signatures[model, version] = self._read(Signature, answer)
         return self._signatures[model, version]
 
-    def _ask(
-        self,
-        method: str,
-        path: str,
-        body: bytes | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> Answer:
+    def _infer_once(self, path: str, inputs: Arrays, signature: Signature) -> Answer:
+        with self._regions.lend(sum(map(room, inputs.values()))) as region:
+            body, headers = encode_inputs(inputs, signature, region)
+            return self._once("POST", path, body, headers, timeout_s=self._timeout_s)
+
+    def _probe(self, path: str) -> Answer:
+        return self._once("GET", path, timeout_s=PROBE_S)
+
+    def _ask(self, method: str, path: str) -> Answer:
+        return self._persist(lambda: self._once(method, path, timeout_s=self._timeout_s))
+
+    def _persist(self, ask: Callable[[], Answer]) -> Answer:
         """The answer to what may be asked twice, asked while patience lasts."""
         patience = self._patience
         return persist(
-            lambda: self._once(method, path, body, headers, timeout_s=self._timeout_s),
+            ask,
             patience=patience,
             budget_s=patience.retry_s if self._reached else patience.first_s,
             stop=self._closed,
@@ -170,6 +192,8 @@ class TritonEngine:
         """What an answer other than 200 means."""
         status, told = answer.status, error_text(answer.body)
         message = f"{self._address}: {told or f'status {status}, not in the words of Triton'}"
+        if LOST_REGION in told:
+            return LostRegionError(message, counts=False)
         if status in BUSY or any(words in told for words in LOADING):
             return TransientError(message, retry_after_s=answer.retry_after_s)
         if status in FORBIDDEN:

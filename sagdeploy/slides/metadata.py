@@ -95,6 +95,14 @@ def bounds_l0(said: Mapping[str, str], size_l0: tuple[int, int]) -> tuple[int, i
     return (x, y, across, down) if across > 0 and down > 0 else (0, 0, width, height)
 
 
+def centre_offset_nm(said: Mapping[str, str]) -> tuple[float, float] | None:
+    """(x, y) of the scan's centre on the glass, in which NDP.view notes places; else None."""
+    texts = [said.get(f"hamamatsu.{axis}OffsetFromSlideCentre", "") for axis in "XY"]
+    if not all(re.fullmatch(r"-?\d{1,9}", text) for text in texts):
+        return None
+    return float(texts[0]), float(texts[1])
+
+
 def positive(text: str | None) -> float | None:
     """The positive, finite number that a property of a slide states, or None."""
     try:

@@ -25,6 +25,7 @@ from sagdeploy.slides.metadata import (
     MppSource,
     background_rgb,
     bounds_l0,
+    centre_offset_nm,
     positive,
     resolve_mpp,
 )
@@ -91,6 +92,7 @@ class Slide:
         )
         self.background_rgb = background_rgb(said.get(openslide.PROPERTY_NAME_BACKGROUND_COLOR, ""))
         self.bounds_l0 = bounds_l0(said, self.size_l0)
+        self.centre_offset_nm = centre_offset_nm(said)
 
     def __enter__(self) -> Self:
         return self

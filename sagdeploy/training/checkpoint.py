@@ -29,6 +29,7 @@ from sagdeploy.errors import ConfigError, ModelError
 from sagdeploy.files import sha256_of, write_json, write_whole
 from sagdeploy.manifest import ExtractorCard
 from sagdeploy.models.registry import build_model
+from sagdeploy.models.standardise import Standardised
 from sagdeploy.slides.tiling import TilePlan
 
 RUN_FILE = "run.json"
@@ -55,14 +56,25 @@ class RunRecord(Strict):
     classes: Annotated[tuple[str, ...], Field(min_length=2)]
     """In the order of the logits."""
 
-    plan: TilePlan
+    plan: TilePlan | None
+    """None where the features are of other software, which does not say how it cuts slides."""
+
     extractor: ExtractorCard
+    origin: str = ""
+    """Which other software made the features."""
+
     cohort_sha256: str
     slides: dict[str, int]
     """Slides per split; of the first fold where there are folds."""
 
     learned_from: tuple[str, ...]
-    """Slides of training and validation: no test may use them."""
+    """Slides of training and validation: no test may use them, ..."""
+
+    learned_patients: tuple[str, ...] = ()
+    """... nor their patients, ..."""
+
+    learned_sha256: tuple[str, ...] = ()
+    """... nor copies of their files, where their hashes are known."""
 
     folds: int | None = None
     seeds: tuple[int, ...]
@@ -70,6 +82,11 @@ class RunRecord(Strict):
     """Of each seed's arithmetic: with another number the last bits differ."""
 
     software: dict[str, str]
+
+    @property
+    def magnifications(self) -> int:
+        """S, how many magnifications a slide is read at; other software has one."""
+        return len(self.plan.mpp) if self.plan else 1
 
 
 class SeedResult(Strict):
@@ -89,6 +106,14 @@ class SeedResult(Strict):
 
     temperature: Annotated[float, Field(gt=0)]
     """Fitted on the validation slides; 1 where there are none."""
+
+    threshold: float | None = None
+    """Calibrated probability of the second of two classes that parts the validation slides
+    best; None where they are of one class, or classes are more."""
+
+    least_on_tissue: float | None = None
+    """The smallest share of its attention that a validation slide had on tissue, at any
+    magnification; None where no tissue is known."""
 
     held_out: tuple[str, ...] = ()
     """Slides of the fold, which it never saw."""
@@ -145,9 +170,11 @@ def load_model(run: Path, record: RunRecord, result: SeedResult) -> nn.Module:
         record.settings.model.name,
         features=record.extractor.features,
         classes=len(record.classes),
-        magnifications=len(record.plan.mpp),
+        magnifications=record.magnifications,
         options=record.settings.model.options,
     )
+    if record.settings.model.standardise:
+        model = Standardised(model, features=record.extractor.features)
     load_weights(model, path)
     if sha256_of(path) != result.weights_sha256:
         raise ModelError(f"{path}: not the file that {RESULT_FILE} describes", hint=_TRAIN_AGAIN)

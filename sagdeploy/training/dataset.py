@@ -9,11 +9,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sagdeploy.bags.bag import Bag, BagHeader, read_bag, read_header
+from sagdeploy.bags.bag import Bag, BagHeader
 from sagdeploy.bags.cohort import CohortSlide
+from sagdeploy.bags.interchange import load_bag, load_header
 from sagdeploy.errors import BagError, CohortError
 from sagdeploy.manifest import ExtractorCard
-from sagdeploy.slides.tiling import TilePlan
+from sagdeploy.slides.tiling import TilePlan, Tiles
 
 RAM_BYTES = 4 * 2**30
 """Bags that take more than this on disk are read again each time they are needed."""
@@ -33,6 +34,9 @@ class LabelledBag:
     label: int
     """Index of its class."""
 
+    tiles: tuple[Tiles | None, ...]
+    """None where other software does not say where they lie."""
+
     features: tuple[Tensor, ...]
     """(N, E) float32"""
 
@@ -47,6 +51,9 @@ class LabelledBag:
 
     tissue_coverage: tuple[Coverage, ...]
 
+    soft_label: tuple[float, ...] = ()
+    """Shares of the classes, which teach in the label's place; empty where there are none."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BagBatch:
@@ -55,6 +62,9 @@ class BagBatch:
     slide_ids: tuple[str, ...]
     labels: Tensor
     """(B,)"""
+
+    targets: Tensor
+    """What the model is taught: the labels, or (B, C) where a bag has a soft one."""
 
     features: tuple[Tensor, ...]
     """(B, N, E)"""
@@ -76,11 +86,20 @@ class BagSource:
     slide: CohortSlide
     label: int
     path: Path
+    slide_sha256: str | None
+    """Of the slide's file; None, as is its mpp, where other software does not say."""
+
+    slide_mpp: float | None
     loaded: LabelledBag | None = None
+    heuristic_guidance: tuple[Tensor, ...] | None = None
+    """Takes the place of the bag's own in an arm of control."""
 
     def read(self) -> LabelledBag:
         """The bag, without looking at the disk where it is loaded."""
-        return self.loaded or _labelled(read_bag(self.path), self.slide, self.label)
+        bag = self.loaded or _labelled(load_bag(self.path), self.slide, self.label)
+        if self.heuristic_guidance is None:
+            return bag
+        return replace(bag, heuristic_guidance=self.heuristic_guidance)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -88,8 +107,12 @@ class Bags:
     """The bags of some slides, in the order of their ids whatever the cohort's order."""
 
     sources: tuple[BagSource, ...]
-    plan: TilePlan
+    plan: TilePlan | None
+    """None for features of other software, which does not say how it cuts slides."""
+
     extractor: ExtractorCard
+    origin: str = ""
+    """Which other software made the features."""
 
     def __len__(self) -> int:
         return len(self.sources)
@@ -99,6 +122,11 @@ class Bags:
 
     def __iter__(self) -> Iterator[LabelledBag]:
         return (source.read() for source in self.sources)
+
+    @property
+    def magnifications(self) -> int:
+        """S, how many magnifications a slide is read at; other software has one."""
+        return len(self.plan.mpp) if self.plan else 1
 
     @property
     def slide_ids(self) -> tuple[str, ...]:
@@ -126,6 +154,8 @@ def open_bags(
 ) -> Bags:
     """The bags of `slides` in `folder`, loaded if they take at most `ram_bytes`.
 
+    They are ours, or feature files of TRIDENT, CLAM or STAMP with the slides' ids for names.
+
     CohortError where a slide has no class; BagError where bags are missing, or do not share
     extractor, plan and feature length. No other file of the folder is opened.
     """
@@ -140,28 +170,50 @@ def open_bags(
             f"{folder}: {len(missing)} of {len(ordered)} slides have no bag: {_listed(missing)}",
             hint=f"run sagdeploy extract COHORT.csv --out {folder}",
         )
-    headers = [read_header(path) for path in paths]
+    headers = [load_header(path) for path in paths]
     _check_alike(headers, folder)
     fits = sum(path.stat().st_size for path in paths) <= ram_bytes
-    triples = zip(ordered, labels, paths, strict=True)
-    sources = (BagSource(slide, label, path) for slide, label, path in triples)
+    sources = [
+        BagSource(slide, label, path, header.slide_sha256, header.mpp)
+        for slide, label, path, header in zip(ordered, labels, paths, headers, strict=True)
+    ]
     return Bags(
         sources=tuple(replace(s, loaded=s.read()) if fits else s for s in sources),
         plan=headers[0].plan,
         extractor=headers[0].extractor,
+        origin=headers[0].origin,
     )
+
+
+def extractor_kind(card: ExtractorCard) -> str:
+    """What tells extractors apart: the hash, or where that is not known, the name."""
+    return f"{card.sha256 or card.name} {card.features}"
 
 
 def collate(bags: Sequence[LabelledBag]) -> BagBatch:
     """A batch of bags, padded with zeros to the longest; a single bag is not copied."""
+    labels = torch.tensor([bag.label for bag in bags])
     return BagBatch(
         slide_ids=tuple(bag.slide_id for bag in bags),
-        labels=torch.tensor([bag.label for bag in bags]),
+        labels=labels,
+        targets=_targets(labels, [bag.soft_label for bag in bags]),
         features=_padded([bag.features for bag in bags]),
         is_tile=_padded([tuple(_all_true(f) for f in bag.features) for bag in bags]),
         heuristic_guidance=_padded([bag.heuristic_guidance for bag in bags]),
         tissue_guidance=_padded([bag.tissue_guidance for bag in bags]),
     )
+
+
+def _targets(labels: Tensor, soft_labels: Sequence[tuple[float, ...]]) -> Tensor:
+    """The labels (B,) themselves, or (B, C) with shares of 1 for the bags without soft ones."""
+    classes = max(map(len, soft_labels))
+    if not classes:
+        return labels
+    targets = torch.nn.functional.one_hot(labels, classes).float()  # (B, C)
+    for row, shares in zip(targets, soft_labels, strict=True):
+        if shares:
+            row.copy_(torch.tensor(shares))
+    return targets
 
 
 def _padded(rows: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
@@ -178,7 +230,7 @@ def _all_true(features: Tensor) -> Tensor:
 
 def _labelled(bag: Bag, slide: CohortSlide, label: int) -> LabelledBag:
     levels = bag.magnifications
-    if not all(len(level.tiles) for level in levels):
+    if not all(map(len, levels)):
         raise BagError(
             f"{slide.slide_id}: its bag has no tiles", hint="take the slide out of the cohort"
         )
@@ -186,11 +238,13 @@ def _labelled(bag: Bag, slide: CohortSlide, label: int) -> LabelledBag:
         slide_id=slide.slide_id,
         patient_id=slide.patient_id,
         label=label,
+        tiles=tuple(level.tiles for level in levels),
         features=tuple(torch.from_numpy(level.features) for level in levels),
         heuristic_guidance=tuple(torch.from_numpy(level.heuristic_guidance) for level in levels),
         tissue_guidance=tuple(torch.from_numpy(level.tissue_guidance) for level in levels),
         heuristic_coverage=tuple(level.heuristic_coverage for level in levels),
         tissue_coverage=tuple(level.tissue_coverage for level in levels),
+        soft_label=slide.soft_label,
     )
 
 
@@ -206,8 +260,9 @@ def _labels(slides: Sequence[CohortSlide], classes: Sequence[str]) -> list[int]:
 
 
 def _check_alike(headers: Sequence[BagHeader], folder: Path) -> None:
-    extractors = [f"{h.extractor.sha256} {h.extractor.features}" for h in headers]
-    for what, kinds in [("extractor", extractors), ("tile plan", [str(h.plan) for h in headers])]:
+    extractors = [extractor_kind(header.extractor) for header in headers]
+    plans = [f"{header.plan} {header.origin}" for header in headers]
+    for what, kinds in [("extractor", extractors), ("tile plan", plans)]:
         pairs = zip(headers, kinds, strict=True)
         odd = [header.slide_id for header, kind in pairs if kind != kinds[0]]
         if odd:

@@ -13,7 +13,8 @@ from pydantic import ValidationError
 from sagdeploy.bags.cohort import Cohort, CohortSlide
 from sagdeploy.config import Strict, problems
 from sagdeploy.errors import BagError, CohortError, ConfigError, ModelError
-from sagdeploy.files import write_bytes, write_json
+from sagdeploy.files import write_json
+from sagdeploy.training.baselines import baselines
 from sagdeploy.training.checkpoint import (
     RunRecord,
     SeedResult,
@@ -21,19 +22,18 @@ from sagdeploy.training.checkpoint import (
     read_results,
     read_run,
 )
-from sagdeploy.training.dataset import RAM_BYTES, open_bags
+from sagdeploy.training.dataset import RAM_BYTES, Bags, extractor_kind, open_bags
 from sagdeploy.training.intervals import Interval
-from sagdeploy.training.judgement import (
-    Judged,
-    averaged,
-    intervals_of,
-    judge_slides,
-    scores_of,
-    table,
-)
+from sagdeploy.training.judgement import averaged, judge_slides
+from sagdeploy.training.landmarks import read_landmarks
+from sagdeploy.training.panel import intervals_of, scores_of
+from sagdeploy.training.predictions import predictions_file, write_predictions
 
 Split = Literal["train", "val", "test", "folds"]
 RESAMPLES = 2000
+FAITHFUL_SEEDS = 3
+"""Of the seeds, the first, whose attention is asked whether the diagnosis depends on it: that
+takes 21 passes of the model over every bag where a diagnosis takes one."""
 
 
 class SeedScores(Strict):
@@ -42,7 +42,8 @@ class SeedScores(Strict):
     seed: int
     fold: int | None
     metrics: dict[str, float | None]
-    """By the names of DiagnosisScores and AttentionScores; None where undefined."""
+    """By the names of DiagnosisScores, AttentionScores, FaithfulnessScores and FROC_METRICS; None
+    where undefined."""
 
 
 class Evaluation(Strict):
@@ -72,6 +73,12 @@ class Evaluation(Strict):
     """Of the metrics of the mean of the seeds' probabilities and attention scores, over
     patients; `auc_delong` is its AUC once more."""
 
+    baselines: dict[str, dict[str, Interval]]
+    """Where attention would lie that knows no model, by name of map and metric."""
+
+    left_out: dict[str, str]
+    """Measures that could not be taken, and why."""
+
 
 def evaluate_run(
     run: Path,
@@ -79,34 +86,69 @@ def evaluate_run(
     bags_folder: Path,
     split: Split = "test",
     *,
+    faithful_seeds: int = FAITHFUL_SEEDS,
     resamples: int = RESAMPLES,
     ram_bytes: int = RAM_BYTES,
 ) -> Evaluation:
     """Evaluate every seed of a run, and write its evaluation and predictions of that split.
 
-    split: `folds` gives each fold the slides that it held out
-    Raises CohortError where the run learned from a slide of `test`.
+    split:          `folds` gives each fold the slides that it held out
+    faithful_seeds: how many seeds, the first, have their faithfulness measured
+    Raises CohortError where the run learned from a slide or a patient of `test`.
     """
     record, results = read_run(run), read_results(run)
-    slides = _slides(cohort, split, record, results)
-    bags = open_bags(slides, bags_folder, classes=record.classes, ram_bytes=ram_bytes)
-    if (bags.plan, bags.extractor.sha256) != (record.plan, record.extractor.sha256):
+    bags = open_bags(
+        _slides(cohort, split, results), bags_folder, classes=record.classes, ram_bytes=ram_bytes
+    )
+    if (bags.plan, bags.origin, extractor_kind(bags.extractor)) != (
+        record.plan,
+        record.origin,
+        extractor_kind(record.extractor),
+    ):
         raise BagError(
             f"{bags_folder}: of another tile plan or extractor than {run}",
             hint="evaluate on bags that were made as those of training were",
         )
+    if split == "test":
+        _refuse_leaks(bags, record)
+    landmarks = read_landmarks(bags)
+    faithful = sorted({result.seed for result in results})[:faithful_seeds]
     judged = {
         (result.seed, result.fold): judge_slides(
             load_model(run, record, result),
             bags.select(result.held_out) if split == "folds" else bags,
             temperature=result.temperature,
+            threshold=result.threshold,
+            landmarks=landmarks,
+            faithful_seed=result.seed if result.seed in faithful else None,
         )
         for result in results
     }
-    evaluation = _evaluation(judged, record, split, cohort, resamples)
     before = read_evaluation(run, split).opened if _file(run, split).is_file() else 0
-    evaluation = evaluation.model_copy(update={"opened": before + 1})
-    write_bytes(run / f"predictions_{split}.csv", table(judged, record.classes).encode())
+    seeds = tuple(
+        SeedScores(seed=seed, fold=fold, metrics=scores_of(slides))
+        for (seed, fold), slides in judged.items()
+    )
+    evaluation = Evaluation(
+        arm=record.arm,
+        split=split,
+        classes=record.classes,
+        slides=len(bags),
+        patients=len({source.slide.patient_id for source in bags.sources}),
+        cohort_sha256=cohort.sha256,
+        opened=before + 1,
+        seeds=seeds,
+        mean=_over_seeds(seeds, lambda values: float(np.mean(values)), at_least=1),
+        sd=_over_seeds(seeds, lambda values: float(np.std(values, ddof=1)), at_least=2),
+        intervals=intervals_of(tuple(judged.values()), resamples=resamples),
+        ensemble=intervals_of(
+            [averaged(slide for slides in judged.values() for slide in slides)],
+            resamples=resamples,
+        ),
+        baselines=baselines(bags, landmarks, resamples=resamples),
+        left_out=dict(landmarks.left_out),
+    )
+    write_predictions(predictions_file(run, split), judged, record.classes)
     write_json(_file(run, split), evaluation.model_dump(mode="json"))
     return evaluation
 
@@ -127,30 +169,6 @@ def read_evaluation(run: Path, split: Split = "test") -> Evaluation:
         ) from error
 
 
-def _evaluation(
-    judged: Judged, record: RunRecord, split: Split, cohort: Cohort, resamples: int
-) -> Evaluation:
-    seeds = tuple(
-        SeedScores(seed=seed, fold=fold, metrics=scores_of(slides))
-        for (seed, fold), slides in judged.items()
-    )
-    together = averaged(slide for slides in judged.values() for slide in slides)
-    return Evaluation(
-        arm=record.arm,
-        split=split,
-        classes=record.classes,
-        slides=len(together),
-        patients=len({slide.patient_id for slide in together}),
-        cohort_sha256=cohort.sha256,
-        opened=1,
-        seeds=seeds,
-        mean=_over_seeds(seeds, lambda values: float(np.mean(values)), at_least=1),
-        sd=_over_seeds(seeds, lambda values: float(np.std(values, ddof=1)), at_least=2),
-        intervals=intervals_of(tuple(judged.values()), resamples=resamples),
-        ensemble=intervals_of([together], resamples=resamples),
-    )
-
-
 def _over_seeds(
     seeds: Sequence[SeedScores], statistic: Callable[[list[float]], float], *, at_least: int
 ) -> dict[str, float]:
@@ -161,23 +179,30 @@ def _over_seeds(
     return {name: statistic(values) for name, values in columns.items() if len(values) >= at_least}
 
 
-def _slides(
-    cohort: Cohort, split: Split, record: RunRecord, results: Sequence[SeedResult]
-) -> tuple[CohortSlide, ...]:
-    """The slides of a split; CohortError where the run has learned from a test slide."""
-    if split == "folds":
-        held_out = {slide_id for result in results for slide_id in result.held_out}
-        if not held_out:
-            raise ConfigError("the run has no folds", hint="pass --split test")
-        return tuple(slide for slide in cohort.slides if slide.slide_id in held_out)
-    slides = cohort.of_split(split)
-    leaked = sorted({slide.slide_id for slide in slides} & set(record.learned_from))
-    if split == "test" and leaked:
-        raise CohortError(
-            f"the run learned from {len(leaked)} of the slides in {split}, such as {leaked[0]}",
-            hint="evaluate with the cohort that the run was trained with",
-        )
-    return slides
+def _slides(cohort: Cohort, split: Split, results: Sequence[SeedResult]) -> tuple[CohortSlide, ...]:
+    if split != "folds":
+        return cohort.of_split(split)
+    held_out = {slide_id for result in results for slide_id in result.held_out}
+    if not held_out:
+        raise ConfigError("the run has no folds", hint="pass --split test")
+    return tuple(slide for slide in cohort.slides if slide.slide_id in held_out)
+
+
+def _refuse_leaks(bags: Bags, record: RunRecord) -> None:
+    """CohortError where the run learned from a test slide, its patient, or a copy of it."""
+    slides = [source.slide for source in bags.sources]
+    kinds: list[tuple[str, Sequence[str | None], Sequence[str]]] = [
+        ("slides", [slide.slide_id for slide in slides], record.learned_from),
+        ("patients", [slide.patient_id for slide in slides], record.learned_patients),
+        ("files", [source.slide_sha256 for source in bags.sources], record.learned_sha256),
+    ]
+    for what, tested, learned in kinds:
+        leaked = sorted({value for value in tested if value} & set(learned))
+        if leaked:
+            raise CohortError(
+                f"the run learned from {len(leaked)} of the {what} in test, such as {leaked[0]}",
+                hint="evaluate with the cohort that the run was trained with",
+            )
 
 
 def _file(run: Path, split: Split) -> Path:

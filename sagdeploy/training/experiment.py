@@ -26,11 +26,15 @@ from sagdeploy.training.checkpoint import (
     software_versions,
     write_run,
 )
+from sagdeploy.training.controls import controlled, in_words
 from sagdeploy.training.dataset import RAM_BYTES, Bags, open_bags
 from sagdeploy.training.splits import Partition, learning_slides, partitions
 from sagdeploy.training.train import SAVE_EVERY_S, Progress, SeedTask, train_seed
 
-FIXED = ("settings", "classes", "plan", "extractor", "cohort_sha256", "folds", "threads")
+FIXED = (
+    *("settings", "classes", "plan", "extractor", "origin", "cohort_sha256", "folds"),
+    "threads",
+)
 """What must be the same for a run to go on."""
 
 logger = logging.getLogger(__name__)
@@ -62,9 +66,8 @@ class Arm:
         """Model and guidance in words."""
         model, guidance = self.settings.model, self.settings.guidance
         options = ", ".join(f"{key}={value}" for key, value in sorted(model.options.items()))
-        terms = " + ".join(term.upper() for term in guidance.terms) or "no guidance"
-        weight = "" if guidance.weight == 1 or not guidance.terms else f" x {guidance.weight:g}"
-        return f"{model.name}{f' ({options})' if options else ''}, {terms}{weight}"
+        scaled = ", standardised" if model.standardise else ""
+        return f"{model.name}{f' ({options})' if options else ''}{scaled}, {in_words(guidance)}"
 
     def open(self, ram_bytes: int) -> Bags:
         """The bags that training may know."""
@@ -139,9 +142,12 @@ def _record(arm: Arm, seeds: Sequence[int]) -> RunRecord:
         classes=arm.cohort.classes,
         plan=bags.plan,
         extractor=bags.extractor,
+        origin=bags.origin,
         cohort_sha256=arm.cohort.sha256,
         slides={name: len(slides) for name, slides in sides.items() if slides},
         learned_from=bags.slide_ids,
+        learned_patients=tuple(sorted({source.slide.patient_id for source in bags.sources})),
+        learned_sha256=tuple(sorted({s.slide_sha256 for s in bags.sources if s.slide_sha256})),
         folds=arm.folds,
         seeds=tuple(dict.fromkeys([*(before.seeds if before else ()), *seeds])),
         threads=arm.threads,
@@ -170,7 +176,11 @@ def _train_members(arm: Arm, members: Sequence[Member], ram_bytes: int, progress
                 run=arm.run,
                 settings=arm.settings,
                 classes=len(arm.cohort.classes),
-                train=bags.select(slide.slide_id for slide in part.train),
+                train=controlled(
+                    bags.select(slide.slide_id for slide in part.train),
+                    arm.settings.guidance,
+                    seed=member.seed,
+                ),
                 validation=validation if len(validation) else None,
                 seed=member.seed,
                 fold=member.fold,

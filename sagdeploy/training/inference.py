@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from sagdeploy.errors import ConfigError
+from sagdeploy.training.alignment import attention_scores
+from sagdeploy.training.calibration import calibrated
 from sagdeploy.training.dataset import Bags, LabelledBag, collate
-from sagdeploy.training.metrics import Metrics, calibrated, diagnosis_scores
+from sagdeploy.training.metrics import Metrics, diagnosis_scores
 from sagdeploy.training.terms import ClassLoss, class_loss
 
 
@@ -79,3 +81,14 @@ def validate(model: nn.Module, bags: Bags, kind: ClassLoss) -> Validation:
     loss = class_loss(torch.from_numpy(logits), torch.from_numpy(labels), kind).item()
     scores = asdict(diagnosis_scores(calibrated(logits, 1.0), labels))
     return Validation(logits, labels, scores | {"loss": loss})
+
+
+def least_on_tissue(model: nn.Module, bags: Iterable[LabelledBag]) -> float | None:
+    """The smallest share of attention on tissue over bags and magnifications, if any is known."""
+    shares = [
+        attention_scores(attention, tissue=tissue, heuristic=None).attention_on_tissue
+        for bag in bags
+        for prediction in predict_bags(model, [bag])
+        for attention, tissue in zip(prediction.attention, bag.tissue_coverage, strict=True)
+    ]
+    return min((share for share in shares if share is not None), default=None)

@@ -179,17 +179,20 @@ class GuidedLoss(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """The total, and the factor of each term (T,)."""
         zero = torch.zeros_like(classification)
-        above = [zero if term is None else term.value - term.least for term in terms]
-        losses = torch.stack([classification, *above])
-        present = torch.tensor([True, *(term is not None for term in terms)], device=losses.device)
-        maps = [1.0, *(self.settings.weight * (term.maps if term else 0) for term in terms)]
-        factors = losses.new_tensor(maps)
+        none = GuidanceTerm(zero, zero, maps=0)
+        known = [none if term is None else term for term in terms]
+        present = torch.tensor([True, *(term is not None for term in terms)])
+        present = present.to(classification.device)
         if self.weighting is None:
-            return (factors * losses).sum(), factors * present
+            losses = torch.stack([classification, *(term.value for term in known)])
+            factors = losses.new_tensor([1.0] + [self.settings.weight] * len(known)) * present
+            return (factors * losses).sum(), factors
+        losses = torch.stack([classification, *(term.value - term.least for term in known)])
+        factors = losses.new_tensor([1.0, *(self.settings.weight * term.maps for term in known)])
         first = losses.detach().clone()
         first[0] = chance
         weighted, weights = self.weighting(losses, present, first)
-        return (factors * weighted).sum(), factors * weights * present
+        return (factors * weighted).sum(), factors * weights
 
 
 def _value(term: GuidanceTerm | None) -> Tensor | None:

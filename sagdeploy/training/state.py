@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from sagdeploy.config import OptimSettings, TrainSettings
 from sagdeploy.errors import ModelError
 from sagdeploy.models.registry import build_model
+from sagdeploy.models.standardise import Standardised
 from sagdeploy.training.adam import Adam, Group
 from sagdeploy.training.checkpoint import read_tensors, write_tensors
 from sagdeploy.training.dataset import Bags
@@ -58,9 +59,13 @@ def new_state(settings: TrainSettings, bags: Bags, *, classes: int, seed: int) -
             settings.model.name,
             features=bags.extractor.features,
             classes=classes,
-            magnifications=len(bags.plan.mpp),
+            magnifications=bags.magnifications,
             options=settings.model.options,
         )
+    if settings.model.standardise:
+        scaled = Standardised(model, features=bags.extractor.features)
+        scaled.fit(lambda: (bag.features for bag in bags))
+        model = scaled
     loss = GuidedLoss(settings.guidance, settings.class_loss)
     return TrainingState(model, loss, new_optimizer(model, loss, settings))
 

@@ -15,6 +15,7 @@ import torch
 from sagdeploy.config import TrainSettings
 from sagdeploy.errors import ConfigError
 from sagdeploy.files import sha256_of, write_bytes
+from sagdeploy.training.calibration import calibrated, fit_temperature
 from sagdeploy.training.checkpoint import (
     WEIGHTS_FILE,
     SeedResult,
@@ -24,9 +25,9 @@ from sagdeploy.training.checkpoint import (
     write_tensors,
 )
 from sagdeploy.training.dataset import BagBatch, Bags, collate
-from sagdeploy.training.inference import validate
+from sagdeploy.training.inference import least_on_tissue, validate
 from sagdeploy.training.loss import LossParts
-from sagdeploy.training.metrics import Metrics, fit_temperature, mean_of
+from sagdeploy.training.metrics import Metrics, mean_of
 from sagdeploy.training.state import (
     Row,
     TrainingState,
@@ -37,6 +38,7 @@ from sagdeploy.training.state import (
     save_state,
     seeded,
 )
+from sagdeploy.training.thresholds import fit_threshold
 
 STATE_FILE = "state.safetensors"
 METRICS_FILE = "metrics.csv"
@@ -141,7 +143,7 @@ def _step(state: TrainingState, batch: BagBatch, lr_factor: float) -> LossParts:
     output = state.model(batch.features, batch.is_tile)
     parts: LossParts = state.loss(
         output,
-        batch.labels,
+        batch.targets,
         batch.is_tile,
         heuristic_guidance=batch.heuristic_guidance,
         tissue_guidance=batch.tissue_guidance,
@@ -204,11 +206,13 @@ def _finish(state: TrainingState, task: SeedTask) -> SeedResult:
     """Write the best epoch's weights and what they are worth on validation."""
     state.model.load_state_dict(state.best)
     scores: Metrics = {}
-    temperature = 1.0
+    temperature, threshold, on_tissue = 1.0, None, None
     if task.validation is not None:
         validation = validate(state.model, task.validation, task.settings.class_loss)
         temperature = fit_temperature(validation.logits, validation.labels)
+        threshold = fit_threshold(calibrated(validation.logits, temperature), validation.labels)
         scores = validation.scores
+        on_tissue = least_on_tissue(state.model, task.validation)
     write_tensors(task.folder / WEIGHTS_FILE, state.best)
     write_bytes(task.folder / METRICS_FILE, _table(state.rows).encode())
     result = SeedResult(
@@ -218,6 +222,8 @@ def _finish(state: TrainingState, task: SeedTask) -> SeedResult:
         epochs=state.epoch,
         validation={name: value for name, value in scores.items() if value is not None},
         temperature=temperature,
+        threshold=threshold,
+        least_on_tissue=on_tissue,
         held_out=task.held_out,
         weights_sha256=sha256_of(task.folder / WEIGHTS_FILE),
     )

@@ -62,6 +62,8 @@ def make_bag(plan: TilePlan = DENSE) -> Bag:
 def assert_same(left: Bag, right: Bag) -> None:
     assert left.header == right.header
     for one, other in zip(left.magnifications, right.magnifications, strict=True):
+        assert one.tiles is not None
+        assert other.tiles is not None
         assert (one.tiles.size_l0, one.tiles.size_px) == (other.tiles.size_l0, other.tiles.size_px)
         assert one.tiles.mpp == other.tiles.mpp
         np.testing.assert_array_equal(one.tiles.xy_l0, other.tiles.xy_l0)
@@ -111,10 +113,12 @@ def test_the_same_bag_gives_the_same_bytes(tmp_path: Path, plan: TilePlan) -> No
 
 def test_trident_users_read_ours_with_h5py_alone(tmp_path: Path) -> None:
     bag = make_bag()
+    tiles = bag.magnifications[0].tiles
+    assert tiles is not None
     write_bag(tmp_path / "a.h5", bag)
     with h5py.File(tmp_path / "a.h5") as file:
         np.testing.assert_array_equal(file["features"][:], bag.magnifications[0].features)
-        np.testing.assert_array_equal(file["coords"][:], bag.magnifications[0].tiles.xy_l0)
+        np.testing.assert_array_equal(file["coords"][:], tiles.xy_l0)
         assert file["coords"].dtype == np.int64
         assert file["features"].chunks is None
         assert dict(file["features"].attrs) == {

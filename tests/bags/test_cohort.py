@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sagdeploy.bags.cohort import MAX_BYTES, CohortSlide, read_cohort, write_cohort
+from sagdeploy.bags.cohort import CohortSlide, read_cohort, write_cohort
+from sagdeploy.bags.rows import MAX_BYTES
 from sagdeploy.errors import CohortError
 
 TABLE = """\

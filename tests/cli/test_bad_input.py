@@ -14,6 +14,7 @@ import pytest
 import tifffile
 
 from sagdeploy.cli.app import run
+from sagdeploy.slides.slide import open_slide
 
 Maker = Callable[[Path], Path]
 
@@ -121,8 +122,9 @@ def test_a_slide_without_a_plausible_scale_is_not_analysable(
     repository: Path,
     fails: Callable[..., Failure],
 ) -> None:
-    with tifffile.TiffFile(painted) as file:
-        slide = tiff(tmp_path / "scale.tiff", file.pages[0].asarray(), mpp)  # type: ignore[union-attr]
+    with open_slide(painted) as whole:
+        pixels = whole.read((0, 0), whole.size_l0, whole.size_l0)
+    slide = tiff(tmp_path / "scale.tiff", pixels, mpp)
     failure = fails("predict", slide, "--repository", repository, "--out", tmp_path / "out")
     assert failure.code == 4
     assert "--mpp" in failure.line

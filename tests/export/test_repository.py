@@ -191,7 +191,7 @@ def test_what_an_operator_has_tuned_is_kept(
     export: Export, newer: Export, repository: Path
 ) -> None:
     export.publish(repository)
-    tuned = {"sag_extractor": "dynamic_batching {\n}\n", "sag": "response_cache {\n}\n"}
+    tuned = {"sag_extractor": "model_transaction_policy {\n}\n", "sag": "response_cache {\n}\n"}
     for model, text in tuned.items():
         with (repository / model / "config.pbtxt").open("a") as file:
             file.write(text)
@@ -345,9 +345,9 @@ def test_killed_at_the_first_publication_nothing_stands_in_the_way(
         assert_nothing_left(each)
 
 
-def golden_manifest() -> Manifest:
-    """Two magnifications, and attention by head and layer."""
-    return Manifest(
+def golden_manifest(**changes: object) -> Manifest:
+    """Two magnifications, and attention by head and layer; but for `changes`."""
+    manifest = Manifest(
         name="sag",
         version=3,
         classes=("benigne Läsion", "in situ", "invasive"),
@@ -371,12 +371,14 @@ def golden_manifest() -> Manifest:
         parity=Parity(tiles=(1, 7, 500), extractor=(1e-6, 1e-6, 2e-6), diagnosis=(0.0, 0.0, 0.0)),
         software={"sagdeploy": "0.1.0"},
     )
+    return manifest.model_copy(update=changes)
 
 
 @pytest.mark.parametrize(
     ("name", "config"),
     [
-        ("extractor", extractor_config(golden_manifest())),
+        ("extractor", extractor_config(golden_manifest(plan=TilePlan()))),
+        ("extractor_of_a_grid", extractor_config(golden_manifest())),
         ("diagnosis", diagnosis_config(golden_manifest())),
         ("ensemble", ensemble_config(golden_manifest())),
     ],

@@ -1,6 +1,7 @@
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -8,9 +9,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sagdeploy.errors import ConfigError, ModelError
+from sagdeploy.export.graph import export_extractor
+from sagdeploy.export.parity import TOLERANCE, difference
 from sagdeploy.models.extractors import RECIPES, build_extractor, read_weights
 from sagdeploy.models.mobilenet import MobileNetV2
 from sagdeploy.models.resnet import ResNet18
+from sagdeploy.serving.runtime import load_graph
 
 LEARNED = sorted(name for name, recipe in RECIPES.items() if recipe.learned)
 
@@ -50,7 +54,7 @@ def test_scaling_in_the_first_convolution_is_scaling_of_the_pixels(tmp_path: Pat
     extractor = build_extractor("mobilenet_v2", tmp_path / "net.safetensors")
     mean, spread = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     plain = network(((tiles() / 255 - mean) / spread).permute(0, 3, 1, 2))
-    torch.testing.assert_close(extractor(tiles()), plain, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(extractor(tiles()), plain, rtol=1e-3, atol=1e-4)
     assert extractor.card.weights.startswith("net.safetensors ")
 
 
@@ -123,12 +127,14 @@ class Payload:
 def test_a_file_that_holds_code_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "evil.pt"
     torch.save({"features.0.0.weight": Payload()}, path)
-    with pytest.raises(ModelError, match="not a file of weights alone"):
+    with pytest.raises(ModelError, match="any code"):
         read_weights(path)
 
 
 @pytest.mark.parametrize("name", ["w.pt", "w.safetensors"])
-@pytest.mark.parametrize("data", [b"", b"\x00" * 40, b"PK\x03\x04 cut short", pickle.dumps([1], protocol=2)])
+@pytest.mark.parametrize(
+    "data", [b"", b"\x00" * 40, b"PK\x03\x04 cut short", pickle.dumps([1], protocol=2)]
+)
 def test_a_file_that_is_not_weights_is_refused_in_one_line(
     tmp_path: Path, name: str, data: bytes
 ) -> None:
@@ -177,3 +183,30 @@ def test_a_downloaded_file_must_have_the_hash_of_its_name(
     cached.write_bytes(b"something else")
     with pytest.raises(ModelError, match="b0353104"):
         build_extractor("mobilenet_v2", Path("imagenet"))
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES.keys() - {"mobilenet_v2"}))  # as mobilenet_v2_tf
+def test_onnx_runtime_gives_the_same_features_at_any_size(name: str, tmp_path: Path) -> None:
+    extractor = build_extractor(name, seed=0 if name in LEARNED else None)
+    path = export_extractor(extractor, tmp_path / "model.onnx", tile_px=extractor.card.tile_px)
+    graph = load_graph(path)
+    for batch in (tiles(1, 128, 128), tiles(3, 64, 98)):
+        features = graph.run({"tiles": batch.numpy()})["features"].astype(np.float32)
+        expected = extractor(batch).numpy()
+        assert expected.std() > 1e-3
+        assert difference(features, expected) < TOLERANCE
+
+
+@pytest.mark.parametrize("data", [b"\x80\x02.", b"\x80\x02", b"\x80\x02}q\x00h\x07."])
+def test_a_broken_pickle_is_refused_and_never_a_bug(data: bytes, tmp_path: Path) -> None:
+    (tmp_path / "w.pth").write_bytes(data)
+    with pytest.raises(ModelError, match="not a file of weights alone"):
+        read_weights(tmp_path / "w.pth")
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    weights = ResNet18().state_dict()
+    weights["layer3.0.conv1.weight"][0, 0, 1, 2] = float("nan")
+    save_file(weights, tmp_path / "nan.safetensors")
+    with pytest.raises(ModelError, match=r"layer3\.0\.conv1\.weight is not finite"):
+        build_extractor("resnet18_instancenorm", tmp_path / "nan.safetensors")

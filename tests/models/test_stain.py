@@ -3,6 +3,7 @@ import torch
 from numpy.typing import NDArray
 
 from sagdeploy.models.stain import FEATURES, StainTexture, filters, unmixing
+from sagdeploy.slides.painting import plan_painting
 
 SIZE = (96, 80)  # height, width: no axis can be swapped
 
@@ -60,3 +61,27 @@ def test_pure_stains_are_told_apart() -> None:
 
 def test_filters_ignore_a_flat_tile() -> None:
     assert filters().sum(dim=(1, 2)).abs().max() < 1e-6
+
+
+def painted_tiles(grade: float, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Features of 4 tiles within the lesion of a painted slide, and of others far from it."""
+    painting = plan_painting(seed=seed, size_l0=(2592, 1904), mpp=0.5, grade=grade, pen=None)
+    lesion = painting.anatomy.lesion.vertices
+    x, y = lesion.mean(axis=0).astype(int).tolist()
+    inside = [(x + dx, y + dy) for dx in (-224, 0) for dy in (-224, 0)]
+    grid = [(x, y) for y in range(0, 1680, 224) for x in range(0, 2368, 224)]
+    apart = [xy for xy in grid if np.abs(lesion - xy - 112).max(axis=1).min() > 336]
+    here, there = (
+        describe(*(painting.region(xy, (224, 224)) for xy in places))
+        for places in (inside, apart[::9])
+    )
+    return here, there
+
+
+def test_painted_lesions_of_the_two_classes_lie_apart_and_other_tissue_does_not() -> None:
+    mild, calm = map(torch.cat, zip(*(painted_tiles(0.0, seed) for seed in (1, 2)), strict=True))
+    severe, quiet = map(torch.cat, zip(*(painted_tiles(1.0, seed) for seed in (3, 4)), strict=True))
+    gap = (mild.mean(dim=0) - severe.mean(dim=0)).abs() / (mild.std(dim=0) + severe.std(dim=0))
+    other = (calm.mean(dim=0) - quiet.mean(dim=0)).abs() / (calm.std(dim=0) + quiet.std(dim=0))
+    assert gap.sort().values[-10:].min() > 1.5
+    assert other.median() < 0.5

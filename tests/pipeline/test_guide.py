@@ -1,6 +1,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from PIL import Image
@@ -9,13 +10,15 @@ from shapely import MultiPolygon, box
 from sagdeploy.bags.bag import Bag, BagHeader, Magnification, read_bag, write_bag
 from sagdeploy.bags.cohort import Cohort, CohortSlide
 from sagdeploy.errors import BagError
-from sagdeploy.guidance.annotations import Annotations, outlined, write_asap
+from sagdeploy.guidance.annotations import Annotations, outlined, read_annotations, write_asap
 from sagdeploy.manifest import ExtractorCard
-from sagdeploy.pipeline.guide import Heuristic, guide_bag, guide_cohort
+from sagdeploy.pipeline.guide import guide_bag, guide_cohort
+from sagdeploy.pipeline.heuristic import Heuristic
 from sagdeploy.pipeline.outcome import SlideOutcome
 from sagdeploy.slides.synthetic import PaintedSlide, SlideSpec, paint_slide
 from sagdeploy.slides.tiling import TilePlan, Tiles
 from sagdeploy.slides.tissue import TissueMask
+from tests.bags.foreign import write_clam, write_trident
 
 SIZE_L0 = (1296, 960)  # wider than high
 PLAN = TilePlan(kind="grid", mpp=(1.0, 2.0), grid=(6, 3))
@@ -108,6 +111,7 @@ def test_tissue_and_annotations_reach_the_bag(
     bag = read_bag(tmp_path / "s1.h5")
     lesion = outlined([painted.lesion_l0])
     for level in bag.magnifications:
+        assert level.tiles is not None
         width, height = level.tiles.size_l0
         coverage = level.heuristic_coverage
         assert coverage is not None
@@ -129,7 +133,89 @@ def test_cells_reach_the_bag(tmp_path: Path, row: CohortSlide) -> None:
     assert level.tissue_coverage is None
 
 
-def test_a_label_mask_reaches_the_bag(tmp_path: Path, row: CohortSlide) -> None:
+def hulls_of(bags: Path) -> MultiPolygon:
+    return read_annotations(bags / "s1.hulls.geojson").regions
+
+
+def test_hulls_of_cells_are_written_for_qupath(
+    tmp_path: Path, row: CohortSlide, painted: PaintedSlide
+) -> None:
+    write_bag(tmp_path / "s1.h5", make_bag())
+    guided(tmp_path, row, heuristic="cells")
+    hull = outlined([painted.lesion_l0]).convex_hull
+    assert hulls_of(tmp_path).symmetric_difference(hull).area < 1
+    assert read_annotations(tmp_path / "s1.hulls.geojson").labels == ("Cell cluster",)
+    guided(tmp_path, replace(row, cells_path=None), heuristic="cells")
+    assert hulls_of(tmp_path).is_empty
+
+
+def test_a_detection_map_reaches_the_bag(tmp_path: Path, row: CohortSlide) -> None:
+    write_bag(tmp_path / "s1.h5", make_bag())
+    cells = np.zeros((480, 648), np.uint8)  # 10x of the slide
+    cells[20:30:2, 600:640:4] = 255
+    Image.fromarray(cells).save(tmp_path / "map.png")
+    guided(tmp_path, replace(row, cells_path=tmp_path / "map.png"), heuristic="cells")
+    level = read_bag(tmp_path / "s1.h5").magnifications[0]
+    assert np.flatnonzero(level.heuristic_guidance).tolist() == [5]
+    assert hulls_of(tmp_path).bounds == (1201, 41, 1273, 57)
+
+
+def test_ndp_view_s_cells_need_a_slide_that_knows_its_glass(
+    tmp_path: Path, row: CohortSlide
+) -> None:
+    write_bag(tmp_path / "s1.h5", make_bag())
+    (tmp_path / "s1.ndpa").write_text("<annotations></annotations>")
+    (outcome,) = guided(tmp_path, replace(row, cells_path=tmp_path / "s1.ndpa"), heuristic="cells")
+    assert outcome.exit_code == 2
+    assert "where on the glass" in outcome.message
+
+
+def test_detected_cells_need_no_file(tmp_path: Path, row: CohortSlide) -> None:
+    write_bag(tmp_path / "s1.h5", make_bag())
+    without = replace(row, annotation_path=None, cells_path=None)
+    (outcome,) = guided(tmp_path, without, heuristic="detected-cells")
+    assert outcome.message.startswith("HG on ")
+    assert hulls_of(tmp_path).area > 0
+
+
+def trident_file(bags: Path) -> None:
+    xy_l0 = np.array([[0, 0], [512, 0], [0, 512], [512, 512]])
+    features = np.random.default_rng(0).standard_normal((4, 4), dtype=np.float32)
+    write_trident(bags / "s1.h5", features, xy_l0, size_l0=SIZE_L0)
+
+
+def test_trident_s_features_are_guided_and_stay_trident_s(
+    tmp_path: Path, row: CohortSlide, painted: PaintedSlide
+) -> None:
+    trident_file(tmp_path)
+    (outcome,) = guided(tmp_path, row, tissue=True, heuristic="annotations")
+    assert outcome.status == "done"
+    bag = read_bag(tmp_path / "s1.h5")
+    (level,) = bag.magnifications
+    assert bag.header.origin == "TRIDENT, 256 px at 20x, overlap 0"
+    assert (bag.header.mpp, bag.header.mpp_source) == (0.5, "metadata")
+    boxes = [box(x, y, x + 512, y + 512) for x in (0, 512) for y in (0, 512)]
+    covered = outlined([painted.lesion_l0]).intersection(MultiPolygon(boxes)).area
+    assert level.heuristic_coverage is not None
+    assert level.heuristic_coverage.sum() * 512**2 == pytest.approx(covered)
+    with h5py.File(tmp_path / "s1.h5") as file:
+        assert file["coords"].attrs["patch_size_level0"] == 512
+        assert file["features"].attrs["encoder"] == "uni_v1"
+
+
+def test_features_without_places_cannot_be_guided(tmp_path: Path, row: CohortSlide) -> None:
+    write_clam(tmp_path / "s1.h5", np.ones((3, 4), np.float32), np.zeros((3, 2), np.int64))
+    before = (tmp_path / "s1.h5").read_bytes()
+    (outcome,) = guided(tmp_path, row, heuristic="annotations")
+    assert outcome.exit_code == 2
+    assert "(CLAM) do not say where their tiles lie" in outcome.message
+    assert (tmp_path / "s1.h5").read_bytes() == before
+
+
+@pytest.mark.parametrize("heuristic", ["annotations", "mask"])
+def test_a_label_mask_reaches_the_bag(
+    tmp_path: Path, row: CohortSlide, heuristic: Heuristic
+) -> None:
     write_bag(tmp_path / "s1.h5", make_bag())
     white = np.zeros((96, 130), np.uint8)
     white[:10, -10:] = 255
@@ -137,7 +223,7 @@ def test_a_label_mask_reaches_the_bag(tmp_path: Path, row: CohortSlide) -> None:
     guided(
         tmp_path,
         replace(row, annotation_path=tmp_path / "mask.png"),
-        heuristic="annotations",
+        heuristic=heuristic,
     )
     level = read_bag(tmp_path / "s1.h5").magnifications[0]
     assert np.flatnonzero(level.heuristic_guidance).tolist() == [5]

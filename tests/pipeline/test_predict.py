@@ -8,7 +8,7 @@ import pytest
 
 from sagdeploy.errors import NotAnalysableError
 from sagdeploy.manifest import diagnosis_name
-from sagdeploy.pipeline.predict import PredictOptions, Prediction, predict_slide
+from sagdeploy.pipeline.predict import Caution, Prediction, PredictOptions, predict_slide
 from sagdeploy.serving.engine import Arrays
 from sagdeploy.serving.local import LocalEngine
 from sagdeploy.slides.slide import open_slide
@@ -19,9 +19,10 @@ def engine(repository: Path) -> LocalEngine:
     return LocalEngine(repository)
 
 
-def predict(
-    path: Path, engine: LocalEngine, options: PredictOptions = PredictOptions()
-) -> Prediction:
+DEFAULTS = PredictOptions()
+
+
+def predict(path: Path, engine: LocalEngine, options: PredictOptions = DEFAULTS) -> Prediction:
     with open_slide(path) as slide:
         return predict_slide(slide, "a-slide", engine, engine.manifest("sag"), options)
 
@@ -48,7 +49,8 @@ def test_the_number_of_workers_changes_nothing(
 class OneRequest(LocalEngine):
     """Takes a whole bag as one request to the ensemble."""
 
-    ensemble_tiles = 10_000
+    def ensemble_tiles(self, model: str) -> int:
+        return 10_000
 
 
 def test_one_request_says_what_the_stream_says(
@@ -84,7 +86,24 @@ def test_a_forced_scale_is_recorded_beside_the_slides_own(
     assert prediction.slide.mpp.value == 0.4
     assert prediction.slide.mpp.source == "option"
     assert prediction.slide.mpp.metadata == pytest.approx(0.5)
-    assert prediction.warnings == ("mpp 0.4 was given; the slide's metadata say 0.5",)
+    assert prediction.warnings == (
+        Caution("mpp_contradicts", "mpp 0.4 was given; the slide's metadata say 0.5"),
+    )
+
+
+@pytest.mark.parametrize(("above", "codes"), [(-0.01, []), (0.01, ["attention_off_tissue"])])
+def test_attention_off_tissue_beyond_what_was_validated_is_a_warning(
+    painted: Path, engine: LocalEngine, above: float, codes: list[str]
+) -> None:
+    plain = predict(painted, engine)
+    on_tissue = float(plain.diagnosis.attention[0] @ plain.tissue_coverage[0])
+    manifest = engine.manifest("sag").model_copy(
+        update={"attention_on_tissue_floor": on_tissue + above}
+    )
+    with open_slide(painted) as slide:
+        warned = predict_slide(slide, "a-slide", engine, manifest)
+    assert [caution.code for caution in warned.warnings] == codes
+    assert plain.warnings == ()
 
 
 def test_a_slide_too_coarse_for_the_model_is_not_analysable(

@@ -23,7 +23,8 @@ def tiles(count: int, size_px: tuple[int, int] = (32, 48)) -> Tiles:
 
 
 def mean_colour(batch: NDArray[np.uint8]) -> NDArray[np.float32]:
-    return batch.mean((1, 2), dtype=np.float32)
+    colours: NDArray[np.float32] = batch.mean((1, 2), dtype=np.float32)
+    return colours
 
 
 def test_a_batch_holds_what_the_reader_reads(painted: Path) -> None:
@@ -92,7 +93,6 @@ class Answering:
     """An engine that answers every request with the same features."""
 
     description = "a fixed answer"
-    ensemble_tiles = 0
 
     def __init__(self, features: NDArray[np.float32]) -> None:
         self._features = features

@@ -27,7 +27,7 @@ def test_the_table_names_what_was_painted(folder: Path) -> None:
     for row in cohort.slides:
         assert row.annotation_path is not None
         assert row.cells_path is not None
-        with open_slide(row.slide_path) as slide:
+        with open_slide(row.located()) as slide:
             assert slide.size_l0 == SMALL.size_l0
         asap = read_annotations(row.annotation_path).regions
         geojson = read_annotations(row.annotation_path.with_suffix(".geojson")).regions

@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from sagdeploy.pipeline.predict import Prediction
+from sagdeploy.pipeline.predict import Caution, Prediction
 from sagdeploy.report.findings import record_of
 from sagdeploy.report.page import render_page
 from sagdeploy.report.pictures import pictures_of
@@ -77,7 +77,9 @@ def test_without_a_temperature_the_page_says_so(
 def test_text_from_outside_is_escaped(
     render: Callable[[Prediction], str], make_prediction: Callable[..., Prediction]
 ) -> None:
-    page = render(make_prediction(warnings=("<img src=x onerror=alert(1)>", "$label & more")))
+    messages = ("<img src=x onerror=alert(1)>", "$label & more")
+    cautions = tuple(Caution("attention_off_tissue", message) for message in messages)
+    page = render(make_prediction(warnings=cautions))
     assert "&lt;img src=x onerror=alert(1)&gt;" in page
     assert "$label &amp; more" in page
     assert "=melanoma&lt;b&gt;" in page

@@ -18,7 +18,7 @@ from sagdeploy.export.graph import export_diagnosis, export_extractor
 from sagdeploy.export.repository import publish
 from sagdeploy.manifest import ManifestDraft, ModelCard, Parity
 from sagdeploy.models.attention import ModelOutput
-from sagdeploy.serving.engine import Arrays, Engine, check_diagnosis
+from sagdeploy.serving.engine import REQUEST_TILES, Arrays, Engine, check_diagnosis
 from sagdeploy.serving.runtime import extractor_card
 from sagdeploy.slides.tiling import TilePlan
 
@@ -86,19 +86,28 @@ def diagnosis_of(bags: list[Floats], *, sign: float = 1.0) -> dict[str, Floats]:
 
 def publish_models(repository: Path, scratch: Path) -> None:
     """Write what the contract is tested on into `repository`."""
-    extractor = export_extractor(SmallExtractor(), scratch / "extractor.onnx", tile_px=TILE_PX)
-    plan = TilePlan(tile_px=TILE_PX)
+    publish_small(repository, scratch)
+    publish_small(repository, scratch, sign=-1.0)
     pair = TilePlan(kind="grid", mpp=(1.0, 0.5), grid=(2, 3), tile_px=TILE_PX)
-    for name, sign, used in (("small", 1.0, plan), ("small", -1.0, plan), ("pair", 1.0, pair)):
-        diagnosis = export_diagnosis(
-            SmallDiagnosis(sign),
-            scratch / "diagnosis.onnx",
-            magnifications=len(used.mpp),
-            features=FEATURES,
-            temperature=TEMPERATURE,
-        )
-        draft = draft_of(name, used, extractor)
-        publish(repository, draft, extractor_onnx=extractor, diagnosis_onnx=diagnosis)
+    _publish(repository, scratch, "pair", pair, sign=1.0)
+
+
+def publish_small(repository: Path, scratch: Path, *, sign: float = 1.0) -> int:
+    """Write another version of `small`, which says the opposite where `sign` is negative."""
+    return _publish(repository, scratch, "small", TilePlan(tile_px=TILE_PX), sign)
+
+
+def _publish(repository: Path, scratch: Path, name: str, plan: TilePlan, sign: float) -> int:
+    extractor = export_extractor(SmallExtractor(), scratch / "extractor.onnx", tile_px=TILE_PX)
+    diagnosis = export_diagnosis(
+        SmallDiagnosis(sign),
+        scratch / "diagnosis.onnx",
+        magnifications=len(plan.mpp),
+        features=FEATURES,
+        temperature=TEMPERATURE,
+    )
+    draft = draft_of(name, plan, extractor)
+    return publish(repository, draft, extractor_onnx=extractor, diagnosis_onnx=diagnosis)
 
 
 def draft_of(name: str, plan: TilePlan, extractor: Path) -> ManifestDraft:
@@ -223,6 +232,12 @@ class EngineContract:
         with pytest.raises(REFUSED) as caught:
             engine.infer(model, inputs)
         assert "\n" not in str(caught.value)
+
+    @pytest.mark.parametrize("model", ["small", "small_extractor"])
+    def test_more_tiles_than_fit_a_run_are_refused(self, engine: Engine, model: str) -> None:
+        engine.infer(model, {"tiles": some_tiles(REQUEST_TILES)})
+        with pytest.raises(ModelError, match="256"):
+            engine.infer(model, {"tiles": some_tiles(REQUEST_TILES + 1)})
 
     def test_no_diagnosis_is_made_of_an_empty_bag(self, engine: Engine) -> None:
         with pytest.raises(REFUSED):

@@ -5,6 +5,7 @@ smallest and the mean value of each tile.
 """
 
 import json
+import math
 import ssl
 import threading
 import time
@@ -24,6 +25,7 @@ SIGNATURE = {
     "outputs": [{"name": "features", "datatype": "FP32", "shape": [-1, 2]}],
 }
 HEADER = "Inference-Header-Content-Length"
+REGIONS = "/v2/systemsharedmemory/region/"
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -50,11 +52,28 @@ class Handler(BaseHTTPRequestHandler):
             self.answer_json(404, {"error": f"Request for unknown model: '{self.path}'"})
 
     def do_POST(self) -> None:
-        """Inference, or a fault."""
-        self.server.asked.append(self.path)
+        """Inference, or a fault; or about shared memory, which is no matter of faults."""
         self.body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.path.startswith(REGIONS):
+            self.share()
+            return
+        self.server.asked.append(self.path)
         fault = self.server.faults.popleft() if self.server.faults else infer
         fault(self)
+
+    def share(self) -> None:
+        """Open or forget a region, where the server shares memory."""
+        name, action = self.path.removeprefix(REGIONS).split("/")
+        self.server.told.append(action)
+        if not self.server.shares_memory:
+            self.answer_json(403, {"error": "This API is restricted"})
+            return
+        if action == "register":
+            key = json.loads(self.body)["key"]
+            self.server.regions[name] = np.memmap(f"/dev/shm{key}", np.uint8, "r")
+        else:
+            del self.server.regions[name]
+        self.answer(200, b"")
 
     def answer_json(
         self, status: int, value: Any, headers: Mapping[str, str] | None = None
@@ -94,9 +113,13 @@ class Handler(BaseHTTPRequestHandler):
 
     def features(self) -> NDArray[np.float32]:
         """What the model says to the tiles of this request."""
-        start = int(self.headers[HEADER])
-        shape = json.loads(self.body[:start])["inputs"][0]["shape"]
-        tiles = np.frombuffer(self.body[start:], np.uint8).reshape(shape[0], -1)
+        start = int(self.headers.get(HEADER, len(self.body)))
+        given = json.loads(self.body[:start])["inputs"][0]
+        region = given["parameters"].get("shared_memory_region")
+        self.server.shared.append(region)
+        sent = np.frombuffer(self.body[start:], np.uint8)
+        data = self.server.regions[region] if region else sent
+        tiles = data[: math.prod(given["shape"])].reshape(given["shape"][0], -1)
         return np.stack([tiles.min(axis=1), tiles.mean(axis=1)], axis=1).astype(np.float32)
 
     def log_message(self, format: str, *args: Any) -> None:
@@ -123,6 +146,13 @@ class FaultServer(ThreadingHTTPServer):
         self.asked: list[str] = []
         """Path of each request, in turn."""
         self.is_ready = True
+        self.shares_memory = False
+        self.regions: dict[str, NDArray[np.uint8]] = {}
+        """Memory that clients share with it, by name."""
+        self.told: list[str] = []
+        """What it was told of regions, in turn: `register` or `unregister`."""
+        self.shared: list[str | None] = []
+        """The region of each request that it answered, None where it came over the wire."""
         self.is_over = threading.Event()
         self._thread = threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True)
 
@@ -152,6 +182,12 @@ def infer(handler: Handler) -> None:
 def status(code: int, error: str = "", headers: Mapping[str, str] | None = None) -> Fault:
     """A refusal in Triton's words."""
     return lambda handler: handler.answer_json(code, {"error": error}, headers)
+
+
+def slow(handler: Handler) -> None:
+    """A good answer, late."""
+    time.sleep(0.02)
+    infer(handler)
 
 
 def hang(handler: Handler) -> None:

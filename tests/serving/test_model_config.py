@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from sagdeploy.errors import ModelError, RepositoryError
 from sagdeploy.serving.model_config import (
     Tensor,
+    check_batch,
     check_graph,
     check_inputs,
     config_text,
@@ -113,8 +115,7 @@ def test_an_input_narrower_than_the_graphs_is_taken() -> None:
 JUDGED_ELSEWHERE = {
     "bad_param", "gpu_kind", "name_mismatch", "unknown_field",  # not a matter of tensors
     "corrupt", "missing_file",
-    "batched64", "batched64_preferred", "mil_batched",  # no model of ours is batched by Triton,
-    "mil_att_reshape",  # ... or reshaped
+    "mil_att_reshape",  # no model of ours is reshaped
 }  # fmt: skip
 
 
@@ -136,8 +137,23 @@ def test_graphs_are_judged_as_triton_judges_them(shared_data: Path) -> None:
             ours[name] = "accept"
         except ModelError:
             ours[name] = "refuse"
-    assert len(ours) == 21
+    assert len(ours) == 24
     assert ours == {name: verdicts[name]["verdict"] for name in ours}
+
+
+def test_batched_tensors_are_written_as_triton_wants_them() -> None:
+    config = new_config("m", inputs=[TILES], outputs=[FEATURES], largest_batch=64)
+    assert [list(item.dims) for item in config.message.input] == [[24, 36, 3]]
+    again = parse_config(config_text(config), "here")
+    assert (again.inputs, again.outputs, again.largest_batch) == ((TILES,), (FEATURES,), 64)
+    assert again.message.HasField("dynamic_batching")
+
+
+@pytest.mark.parametrize(("largest", "count", "fits"), [(4, 4, True), (4, 5, False), (0, 9, True)])
+def test_a_request_is_never_split(largest: int, count: int, fits: bool) -> None:
+    config = new_config("m", inputs=[TILES], outputs=[FEATURES], largest_batch=largest)
+    with nullcontext() if fits else pytest.raises(ModelError, match="takes 4 at once, not 5"):
+        check_batch(config, {"tiles": np.zeros((count, 24, 36, 3), np.uint8)})
 
 
 @pytest.mark.parametrize(

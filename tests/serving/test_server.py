@@ -15,10 +15,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from sagdeploy.errors import ConfigError, ModelError, RepositoryError
 from sagdeploy.serving.environment import server_environment
 from sagdeploy.serving.server import TritonServer
+from sagdeploy.serving.transport import Connections, parse_address
 from sagdeploy.serving.triton import TritonEngine
 from tests.serving.engine_contract import some_tiles
 
@@ -123,6 +125,61 @@ def test_a_graph_that_does_not_fit_is_named(
     assert "\n" not in str(raised.value)
 
 
+def is_listening(address: str, port: int) -> bool:
+    """Whether something answers there."""
+    with socket.socket() as probe:
+        return probe.connect_ex((address, port)) == 0
+
+
+@pytest.mark.parametrize(("address", "elsewhere"), [("127.0.0.1", False), ("0.0.0.0", True)])
+def test_it_listens_where_it_is_told_and_nowhere_else(
+    repository: Path, server_cache: Path | None, address: str, elsewhere: bool
+) -> None:
+    with TritonServer(repository, address=address, cache=server_cache) as server:
+        host, _, port = server.url.rpartition(":")
+        assert (host, is_ready(server.url)) == ("127.0.0.1", True)
+        assert is_listening("127.0.0.2", int(port)) is elsewhere
+
+
+def test_strangers_may_not_share_memory_with_it(
+    repository: Path, server_cache: Path | None
+) -> None:
+    with (
+        TritonServer(repository, address="0.0.0.0", cache=server_cache) as server,
+        closing(Connections(parse_address(server.url))) as connections,
+    ):
+        for path in ("systemsharedmemory/status", "trace/setting", "logging"):
+            assert connections.exchange("GET", f"/v2/{path}", timeout_s=5).status == 403, path
+
+
+@pytest.mark.parametrize("address", ["localhost", "::1", "127.0.0.1:8000", ""])
+def test_an_address_that_is_none_is_refused(repository: Path, address: str) -> None:
+    with pytest.raises(ConfigError, match="no IPv4 address"):
+        TritonServer(repository, address=address).__enter__()
+
+
+def test_the_command_tells_the_address_and_what_it_is_for(
+    repository: Path, server_cache: Path | None, tmp_path: Path
+) -> None:
+    environment = dict(os.environ)
+    if server_cache is not None:
+        (tmp_path / "sagdeploy").symlink_to(server_cache.resolve())
+        environment["XDG_CACHE_HOME"] = str(tmp_path)
+    command = [str(Path(sys.executable).with_name("sagdeploy")), "serve", "--port", "0"]
+    with subprocess.Popen(
+        [*command, "--repository", str(repository)],
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as serving:
+        assert serving.stderr is not None
+        told = serving.stderr.readline()
+        serving.send_signal(signal.SIGINT)
+        assert serving.wait(20) == 0
+    assert "at 127.0.0.1:" in told
+    assert "for development only" in told
+
+
 def test_a_port_that_is_taken_is_refused(repository: Path, server_cache: Path | None) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -149,3 +206,9 @@ def test_the_environment_is_built_once(server_cache: Path | None) -> None:
     first, second = (server_environment(server_cache) for _ in range(2))
     assert first == second
     assert first.stub.is_file()
+
+
+def test_an_environment_that_is_there_is_taken_without_a_lock(server_cache: Path | None) -> None:
+    folder = server_environment(server_cache).folder
+    with FileLock(folder.with_name(f"{folder.name}.lock")):
+        assert server_environment(server_cache).folder == folder

@@ -75,6 +75,7 @@ def test_bags_of_two_kinds_are_refused(
     bag = read_bag(path)
     level = bag.magnifications[0]
     card = bag.header.extractor.model_copy(update=change)
+    assert bag.header.plan is not None
     plan = bag.header.plan if change else replace(bag.header.plan, grid=(9,))
     header = bag.header.model_copy(update={"extractor": card, "plan": plan})
     cut = replace(level, features=level.features[:, : card.features].copy())

@@ -5,16 +5,18 @@ from scipy.stats import bootstrap
 
 from sagdeploy.training.intervals import (
     Statistic,
+    auc_interval,
     bootstrap_intervals,
-    delong_interval,
     mean_interval,
+    newcombe_interval,
+    resample,
     wilson_interval,
 )
-from sagdeploy.training.metrics import binary_auc
+from sagdeploy.training.metrics import diagnosis_scores, weighted_auc
 
 
 def mean_of(values: NDArray[np.float64]) -> Statistic:
-    return lambda drawn: {"mean": float(values[drawn].mean())}
+    return lambda weights: {"mean": weights @ values / weights.sum(axis=1)}
 
 
 def test_bca_agrees_with_scipy_for_patients_of_one_slide() -> None:
@@ -60,11 +62,20 @@ def test_a_constant_falls_back_to_the_percentile() -> None:
 
 
 def test_what_is_undefined_has_no_interval() -> None:
-    def rarely(drawn: NDArray[np.intp]) -> dict[str, float | None]:
-        return {"never": None, "rarely": 1.0 if len(set(drawn)) == 6 else None}
+    def rarely(weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+        never = np.full(len(weights), np.nan)
+        return {"never": never, "rarely": np.where((weights > 0).all(axis=1), 1.0, never)}
 
     rng = np.random.default_rng(1)
     assert bootstrap_intervals(rarely, list("abcdef"), rng, resamples=100) == {}
+
+
+def test_each_patient_is_left_out_once() -> None:
+    values = np.array([1.0, 2.0, 4.0, 8.0])
+    found = resample(mean_of(values), list("abca"), np.random.default_rng(1), resamples=5)["mean"]
+    assert found.value == 3.75
+    assert found.left_out.tolist() == [3.0, 13 / 3, 11 / 3]
+    assert found.drawn.shape == (5,)
 
 
 def test_intervals_over_patients_hold_the_truth_as_often_as_they_say() -> None:
@@ -79,30 +90,77 @@ def test_intervals_over_patients_hold_the_truth_as_often_as_they_say() -> None:
     assert 0.89 <= hits / 150 <= 0.99
 
 
+def two_classes(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.stack([1 - scores, scores], axis=1)
+
+
 def test_delong_holds_the_true_auc_as_often_as_it_says() -> None:
     rng = np.random.default_rng(5)
-    is_positive = np.repeat([True, False], [49, 80])
+    labels = np.repeat([1, 0], [49, 80])
     truth = 0.7602499389065233  # Phi(1 / sqrt(2)): two normals one deviation apart
     hits = 0
     for _ in range(1000):
-        interval = delong_interval(rng.normal(size=129) + is_positive, is_positive)
+        interval = auc_interval([two_classes(rng.normal(size=129) + labels)], labels)
         assert interval is not None
+        assert interval.method == "DeLong"
         hits += interval.low <= truth <= interval.high
     assert 0.93 <= hits / 1000 <= 0.97
 
 
-def test_delong_gives_the_auc_with_ties() -> None:
+@pytest.mark.parametrize("classes", [2, 3, 4])
+def test_delong_gives_the_mean_auc_of_its_views_with_ties(classes: int) -> None:
     rng = np.random.default_rng(5)
-    scores, is_positive = rng.integers(0, 5, 50).astype(float), rng.random(50) < 0.4
-    interval = delong_interval(scores, is_positive)
+    labels = rng.integers(0, classes, 50)
+    views = []
+    for _ in range(3):
+        view = rng.integers(1, 5, (50, classes)).astype(float)
+        views.append(view / view.sum(axis=1, keepdims=True))
+    interval = auc_interval(views, labels)
     assert interval is not None
-    assert interval.value == pytest.approx(binary_auc(scores, is_positive))
+    areas = [diagnosis_scores(view, labels).auc or 0.0 for view in views]
+    assert interval.value == pytest.approx(np.mean(areas))
 
 
-@pytest.mark.parametrize("positives", [1, 5])
-def test_delong_is_silent_where_its_variance_is_undefined_or_zero(positives: int) -> None:
-    is_positive = np.arange(12) < positives
-    assert delong_interval(is_positive.astype(float), is_positive) is None
+def test_delong_of_several_classes_agrees_with_the_bootstrap() -> None:
+    rng = np.random.default_rng(5)
+    labels = rng.integers(0, 4, 300)
+    view = rng.normal(size=(300, 4)) + np.eye(4)[labels]
+
+    def statistic(weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+        return {"auc": weighted_auc(view, labels, weights)}
+
+    patients = [str(index) for index in range(300)]
+    drawn = bootstrap_intervals(statistic, patients, rng, resamples=1000)["auc"]
+    closed = auc_interval([view], labels)
+    assert closed is not None
+    assert (closed.low, closed.high) == pytest.approx((drawn.low, drawn.high), abs=0.01)
+
+
+def test_a_single_positive_has_no_interval_of_its_auc() -> None:
+    labels = (np.arange(12) == 3).astype(int)
+    assert auc_interval([two_classes(np.linspace(0, 1, 12))], labels) is None
+    assert auc_interval([two_classes(np.linspace(0, 1, 12))], np.zeros(12, int)) is None
+
+
+def test_a_perfect_auc_of_few_slides_is_not_certain() -> None:
+    labels = (np.arange(12) < 5).astype(int)
+    interval = auc_interval([two_classes(labels.astype(float))], labels)
+    assert interval is not None
+    assert interval.method == "Newcombe"
+    assert (interval.value, interval.high) == (1.0, 1.0)
+    assert 0.6 < interval.low < 0.8
+
+
+def test_newcombe_holds_the_true_auc_of_few_slides_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(5)
+    truth = 0.9213503964748574  # Phi(2 / sqrt(2))
+    hits = 0
+    for _ in range(1000):
+        positive, negative = rng.normal(size=(10, 1)) + 2, rng.normal(size=12)
+        area = float((positive > negative).mean())
+        interval = newcombe_interval(area, positives=10, negatives=12)
+        hits += interval.low <= truth <= interval.high
+    assert 0.92 <= hits / 1000 <= 0.98
 
 
 def test_wilson_gives_the_known_interval_of_the_paper() -> None:

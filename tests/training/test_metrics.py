@@ -8,14 +8,11 @@ from scipy.special import softmax
 from sklearn import metrics as sk
 
 from sagdeploy.training.metrics import (
-    AttentionScores,
-    attention_scores,
-    auc,
-    calibrated,
+    DIAGNOSIS_METRICS,
     diagnosis_scores,
-    fit_temperature,
-    log_loss,
-    mean_attention,
+    nan_mean,
+    ratio,
+    weighted_diagnosis,
 )
 
 seeds = st.integers(0, 2**32 - 1)
@@ -50,7 +47,7 @@ def test_scores_agree_with_scikit_learn(seed: int, classes: int) -> None:
 def test_auc_agrees_with_scikit_learn(seed: int, classes: int) -> None:
     probabilities, labels = answers(seed, classes)
     truth = probabilities[:, 1] if classes == 2 else probabilities
-    assert auc(probabilities, labels) == pytest.approx(
+    assert diagnosis_scores(probabilities, labels).auc == pytest.approx(
         sk.roc_auc_score(labels, truth, multi_class="ovr")
     )
 
@@ -85,7 +82,7 @@ def test_the_macro_mean_of_the_camelyon_table_is_not_the_positive_class() -> Non
 
 def test_slides_of_one_class_have_no_auc() -> None:
     probabilities, _ = answers(1, 3)
-    assert auc(probabilities, np.full(40, 2)) is None
+    assert diagnosis_scores(probabilities, np.full(40, 2)).auc is None
 
 
 def test_brier_and_ece_of_known_answers() -> None:
@@ -96,67 +93,32 @@ def test_brier_and_ece_of_known_answers() -> None:
 
 
 def test_log_loss_is_finite_for_a_truth_held_impossible() -> None:
-    assert np.isfinite(log_loss(np.array([[1.0, 0.0]]), np.array([1])))
+    assert np.isfinite(diagnosis_scores(np.array([[1.0, 0.0]]), np.array([1])).log_loss)
 
 
-@given(seeds, st.floats(0.3, 4))
-def test_temperature_undoes_a_known_overconfidence(seed: int, factor: float) -> None:
-    rng = np.random.default_rng(seed)
-    logits = rng.normal(size=(4000, 3)) * 1.5
-    labels = (rng.gumbel(size=logits.shape) + logits).argmax(axis=1)  # drawn from softmax(logits)
-    assert fit_temperature(logits * factor, labels) == pytest.approx(factor, rel=0.15)
+@given(seeds, class_counts)
+def test_a_weight_counts_a_slide_so_often(seed: int, classes: int) -> None:
+    probabilities, labels = answers(seed, classes)
+    weights = np.random.default_rng(seed).integers(0, 4, (3, len(labels))).astype(float)
+    weighted = weighted_diagnosis(probabilities, labels, weights)
+    assert tuple(weighted) == DIAGNOSIS_METRICS
+    for row, counts in enumerate(weights.astype(int)):
+        drawn = np.repeat(np.arange(len(labels)), counts)
+        scores = diagnosis_scores(probabilities[drawn], labels[drawn])
+        for name in DIAGNOSIS_METRICS:
+            expected = getattr(scores, name)
+            value = weighted[name][row]
+            assert np.isnan(value) if expected is None else value == pytest.approx(expected)
 
 
-@given(seeds)
-def test_temperature_never_raises_the_log_loss(seed: int) -> None:
-    probabilities, labels = answers(seed, 3)
-    logits = np.log(probabilities) * 5
-    fitted = calibrated(logits, fit_temperature(logits, labels))
-    assert log_loss(fitted, labels) <= log_loss(calibrated(logits, 1.0), labels) + 1e-6
+def test_no_slide_at_all_has_no_score() -> None:
+    probabilities, labels = answers(1, 2)
+    weighted = weighted_diagnosis(probabilities, labels, np.zeros((1, len(labels))))
+    assert np.isnan(weighted["accuracy"]).all()
+    assert np.isnan(weighted["auc"]).all()
 
 
-def test_temperature_stays_1_where_every_slide_is_right() -> None:
-    assert fit_temperature(np.array([[2.0, 0.0], [0.0, 1.0]]), np.array([0, 1])) == 1.0
-
-
-def test_attention_scores_of_a_known_slide() -> None:
-    attention = np.array([0.5, 0.1, 0.3, 0.1])
-    heuristic = np.array([0.8, 0.6, 0.4, 0.0])
-    tissue = np.array([1.0, 1.0, 0.5, 0.0])
-    scores = attention_scores(attention, tissue=tissue, heuristic=heuristic)
-    assert scores.attention_on_tissue == pytest.approx(0.5 + 0.1 + 0.15)
-    assert scores.attention_on_heuristic == pytest.approx(0.4 + 0.06 + 0.12)
-    assert scores.uniform_on_heuristic == pytest.approx(1.8 / 4)
-    assert scores.chance_auprc == 0.5
-    assert scores.attention_auprc == pytest.approx((1 + 2 / 4) / 2)
-    assert scores.pointing_game == 1
-    assert scores.top_precision == 1
-
-
-def test_the_top_percent_is_of_the_tiles() -> None:
-    attention = np.linspace(1, 2, 400) / 600
-    heuristic = np.zeros(400)
-    heuristic[[399, 398, 397, 0]] = 1
-    scores = attention_scores(attention, tissue=None, heuristic=heuristic)
-    assert scores.top_precision == 3 / 4
-
-
-@pytest.mark.parametrize("heuristic", [None, np.zeros(2)])
-def test_a_slide_without_a_region_has_no_heuristic_scores(heuristic: Any) -> None:
-    scores = attention_scores(np.array([0.4, 0.6]), tissue=np.array([1.0, 0]), heuristic=heuristic)
-    assert scores == AttentionScores(0.4, None, None, None, None, None, None)
-
-
-def test_a_region_thinner_than_half_a_tile_has_no_tile_to_point_at() -> None:
-    scores = attention_scores(np.array([0.4, 0.6]), tissue=None, heuristic=np.array([0.3, 0]))
-    assert scores.attention_on_heuristic == pytest.approx(0.12)
-    assert scores.attention_auprc is None
-    assert scores.pointing_game is None
-
-
-def test_the_mean_leaves_out_slides_that_lack_a_score() -> None:
-    lacking = AttentionScores(0.2, None, None, None, None, None, None)
-    full = AttentionScores(0.4, 0.5, 0.1, 0.9, 0.1, 1.0, 1.0)
-    mean = mean_attention([lacking, full])
-    assert mean.attention_on_tissue == pytest.approx(0.3)
-    assert mean.attention_on_heuristic == 0.5
+def test_what_is_undefined_is_left_out_of_a_mean() -> None:
+    values = np.array([[1.0, np.nan], [3.0, np.nan]])
+    assert np.array_equal(nan_mean(values), [2.0, np.nan], equal_nan=True)
+    assert np.array_equal(ratio(np.ones(2), np.array([4.0, 0.0])), [0.25, np.nan], equal_nan=True)

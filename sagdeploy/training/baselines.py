@@ -1,0 +1,75 @@
+"""Attention that knows no model: what a map must beat before it says anything.
+
+Uniform over tissue looks at all tissue alike; nuclear density looks where cells are many.
+"""
+
+from collections.abc import Sequence
+from dataclasses import astuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sagdeploy.guidance.density import cells_per_tile
+from sagdeploy.training.alignment import ATTENTION_METRICS, AttentionScores
+from sagdeploy.training.dataset import Bags, LabelledBag
+from sagdeploy.training.intervals import Interval, bootstrap_intervals
+from sagdeploy.training.judgement import attention_on
+from sagdeploy.training.landmarks import Landmarks
+from sagdeploy.training.panel import RESAMPLING_SEED, known_means
+
+UNIFORM = "uniform over tissue"
+DENSITY = "nuclear density"
+
+Float64 = NDArray[np.float64]
+Maps = Sequence[Float64]
+"""(N,) a magnification; sums to 1."""
+
+NOWHERE = AttentionScores(None, None, None, None, None, None, None)
+
+
+def baselines(
+    bags: Bags, landmarks: Landmarks, *, resamples: int
+) -> dict[str, dict[str, Interval]]:
+    """Where maps lie that know no model, by name of map and metric; over patients."""
+    scores: dict[str, list[AttentionScores]] = {UNIFORM: [], DENSITY: []}
+    patients = []
+    for bag in bags:
+        maps = {UNIFORM: _uniform(bag), DENSITY: _density(bag, landmarks)}
+        patients.append(bag.patient_id)
+        for name, levels in maps.items():
+            scores[name].append(attention_on(bag, levels) if levels else NOWHERE)
+    return {
+        name: _intervals(rows, patients, resamples)
+        for name, rows in scores.items()
+        if any(row != NOWHERE for row in rows)
+    }
+
+
+def _intervals(
+    scores: Sequence[AttentionScores], patients: Sequence[str], resamples: int
+) -> dict[str, Interval]:
+    own = np.array([astuple(row) for row in scores], np.float64)  # (n, K), None is NaN
+
+    def statistic(weights: Float64) -> dict[str, Float64]:
+        return dict(zip(ATTENTION_METRICS, known_means(own, weights), strict=True))
+
+    rng = np.random.default_rng(RESAMPLING_SEED)
+    return bootstrap_intervals(statistic, patients, rng, resamples=resamples)
+
+
+def _uniform(bag: LabelledBag) -> Maps | None:
+    """As much on each tile as it has tissue; None where that is not known."""
+    shares = [share for share in bag.tissue_coverage if share is not None and share.any()]
+    if len(shares) < len(bag.features):
+        return None
+    return [share / share.sum() for share in shares]
+
+
+def _density(bag: LabelledBag, landmarks: Landmarks) -> Maps | None:
+    """As much on each tile as it has cells; None where they are not known, or there are none."""
+    cells = landmarks.cells.get(bag.slide_id)
+    tiles = [level for level in bag.tiles if level is not None]
+    if cells is None or len(tiles) < len(bag.features):
+        return None
+    counts = [cells_per_tile(cells, level) for level in tiles]
+    return [count / count.sum() for count in counts] if all(c.any() for c in counts) else None

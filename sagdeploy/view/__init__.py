@@ -1,0 +1,1 @@
+"""The viewer: results on their slides, in a browser on this machine."""
