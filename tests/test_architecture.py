@@ -43,7 +43,7 @@ pipeline.heuristic
 pipeline.describe pipeline.extract pipeline.guide pipeline.synth pipeline.predict
 report.scale
 report.record report.regions
-report.findings report.overlay report.geojson report.tables
+report.findings report.overlay report.geojson report.ome report.tables
 report.pictures
 report.viewer
 report.page

@@ -12,7 +12,14 @@ from sagdeploy.pipeline.predict import PredictOptions
 from sagdeploy.pipeline.versions import ModelChoice
 from sagdeploy.serving.local import LocalEngine
 
-FILES = {"prediction.json", "attention.png", "attention.geojson", "tiles.csv", "report.html"}
+FILES = {
+    "prediction.json",
+    "attention.png",
+    "attention.ome.tif",
+    "attention.geojson",
+    "tiles.csv",
+    "report.html",
+}
 
 
 @pytest.fixture(scope="module")

@@ -165,7 +165,7 @@ def show_evaluation(evaluation: "Evaluation") -> None:
         spread = f"{evaluation.sd[name]:.3f}" if name in evaluation.sd else ""
         rows.append((name, f"{value:.3f}", spread, *_interval(interval)))
     title = f"{evaluation.arm}: {evaluation.slides} slides, {evaluation.patients} patients"
-    columns = ("mean", "sd of seeds", "95 % over patients", "interval")
+    columns = ("mean", "sd of seeds", "95 % over patients", "by")
     show_table(("metric", *columns), rows, title)
     for map_name, found in evaluation.baselines.items():
         maps = [(name, f"{i.value:.3f}", *_interval(i)) for name, i in found.items()]
@@ -184,7 +184,8 @@ def _interval(interval: "Interval | None") -> tuple[str, str]:
     """The interval, and how it was found."""
     if interval is None:
         return "", ""
-    return f"{interval.low:.3f} to {interval.high:.3f}", interval.method
+    method = interval.method.removesuffix(" bootstrap over patients")
+    return f"{interval.low:.3f} to {interval.high:.3f}", method
 
 
 def show_markdown(text: str) -> None:

@@ -41,13 +41,14 @@ def predict(
     from sagdeploy.serving.connect import connect
 
     slides = collect_slides(slide, slide_id)
-    engine = connect(server or os.environ.get("SAGDEPLOY_SERVER"), repository, model)
-    choice = ModelChoice(model, model_version)
-    version = choice.manifest(engine).version
-    say(f"{model} version {version}, {engine.description}; research use only")
-    batch = Batch(engine, choice, out, PredictOptions(mpp, trust_mpp))
-    with closing(engine), SlideProgress("slides", len(slides)) as progress:
-        result = predict_batch(slides, batch, report=progress.slide, progress=progress.tiles)
+    address = server or os.environ.get("SAGDEPLOY_SERVER")
+    with closing(connect(address, repository, model)) as engine:
+        choice = ModelChoice(model, model_version)
+        version = choice.manifest(engine).version
+        say(f"{model} version {version}, {engine.description}; research use only")
+        batch = Batch(engine, choice, out, PredictOptions(mpp, trust_mpp))
+        with SlideProgress("slides", len(slides)) as progress:
+            result = predict_batch(slides, batch, report=progress.slide, progress=progress.tiles)
     if json:
         show_json([record.model_dump(mode="json") for record in result.records])
     say(f"results in {out}")

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from sagdeploy.bags.bag import Bag, BagHeader, Magnification, read_header, write_bag
 from sagdeploy.bags.cohort import Cohort, CohortSlide
 from sagdeploy.config import problems
-from sagdeploy.errors import BagError, ConfigError, EngineError
+from sagdeploy.errors import BagError, ConfigError, EngineError, SagError
 from sagdeploy.files import sha256_of, write_json
 from sagdeploy.manifest import ExtractorCard, Manifest, extractor_name
 from sagdeploy.pipeline.outcome import SlideOutcome, each_slide
@@ -72,10 +72,14 @@ def served_extraction(
     another extractor.
     """
     engine = TritonEngine(server)
-    manifest = engine.manifest(model)
-    card = _kept_card(bags, manifest.extractor)
-    name = extractor_name(model)
-    return Extraction(engine, name, card, plan, trust_mpp, manifest=manifest)
+    try:
+        manifest = engine.manifest(model)
+        card = _kept_card(bags, manifest.extractor)
+        name = extractor_name(model)
+        return Extraction(engine, name, card, plan, trust_mpp, manifest=manifest)
+    except SagError:
+        engine.close()
+        raise
 
 
 def extract_cohort(

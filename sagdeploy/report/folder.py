@@ -15,6 +15,7 @@ from sagdeploy.pipeline.outcome import SlideOutcome
 from sagdeploy.pipeline.predict import Prediction
 from sagdeploy.report.findings import failure_of, record_of
 from sagdeploy.report.geojson import write_geojson
+from sagdeploy.report.ome import write_ome_tiff
 from sagdeploy.report.overlay import MAX_PX, encode_png, render_overlay
 from sagdeploy.report.page import render_page
 from sagdeploy.report.pictures import pictures_of
@@ -23,7 +24,8 @@ from sagdeploy.report.tables import write_tiles
 from sagdeploy.slides.slide import Slide
 
 RECORD = "prediction.json"
-MAP, REGIONS, TILES, PAGE = "attention.png", "attention.geojson", "tiles.csv", "report.html"
+MAP, LAYERS, REGIONS = "attention.png", "attention.ome.tif", "attention.geojson"
+TILES, PAGE = "tiles.csv", "report.html"
 
 
 def write_results(prediction: Prediction, slide: Slide, folder: Path) -> PredictionRecord:
@@ -31,6 +33,7 @@ def write_results(prediction: Prediction, slide: Slide, folder: Path) -> Predict
     thumbnail = slide.thumbnail(MAX_PX)
     with _whole_folder(folder) as partial:
         write_bytes(partial / MAP, _attention_map(prediction, thumbnail))
+        write_ome_tiff(partial / LAYERS, prediction)
         write_geojson(partial / REGIONS, prediction)
         write_tiles(partial / TILES, prediction)
         record = record_of(prediction, _hashes(partial))

@@ -1,24 +1,43 @@
-"""The container of a painted slide: a BigTIFF whose tiles arrive already compressed.
+"""A pyramidal BigTIFF whose tiles arrive already compressed: painted slides, attention maps.
 
 Tiles are written as they come and the directories after them, so that nothing but tile
 offsets is held in memory. Nothing is written that differs between two runs.
-Reference: TIFF 6.0, its technical note 2 (JPEG), and the BigTIFF layout of libtiff.
+Reference: TIFF 6.0, its technical note 2 (JPEG), the BigTIFF layout of libtiff, and the
+pyramids of OME-TIFF, whose smaller levels hang below the largest instead of following it.
 """
 
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, Literal
 
 TILE_PX: Final = 256
-SHORT, LONG, RATIONAL, LONG8 = 3, 4, 5, 16
-FORMATS: Final = {SHORT: "H", LONG: "I", RATIONAL: "II", LONG8: "Q"}
+ASCII, SHORT, LONG, RATIONAL, LONG8, IFD8 = 2, 3, 4, 5, 16, 18
+FORMATS: Final = {ASCII: "B", SHORT: "H", LONG: "I", RATIONAL: "II", LONG8: "Q", IFD8: "Q"}
 HEADER: Final = struct.Struct("<2sHHHQ")
-JPEG, YCBCR, CENTIMETRE, REDUCED = 7, 6, 3, 1
+CENTIMETRE, REDUCED = 3, 1
 
 Tags = Mapping[int, tuple[int, tuple[int, ...]]]
 """Type and values by number of the tag."""
+
+PixelKind = Literal["jpeg", "float"]
+PIXELS: Final[dict[PixelKind, Tags]] = {
+    "jpeg": {
+        258: (SHORT, (8, 8, 8)),
+        259: (SHORT, (7,)),  # JPEG
+        262: (SHORT, (6,)),  # YCbCr ...
+        277: (SHORT, (3,)),
+        530: (SHORT, (2, 2)),  # ... with colour at half resolution
+    },
+    "float": {
+        258: (SHORT, (32,)),
+        259: (SHORT, (8,)),  # Deflate
+        262: (SHORT, (1,)),  # 0 is black
+        277: (SHORT, (1,)),
+        339: (SHORT, (3,)),  # IEEE
+    },
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,19 +55,23 @@ class Directory:
     lengths: tuple[int, ...]
     """Bytes of each tile."""
 
-    def tags(self) -> Tags:
-        """What TIFF says of the level, sorted by number."""
+    pixels: PixelKind = "jpeg"
+    description: str = ""
+    smaller: tuple["Directory", ...] = ()
+    """Levels that hang below this one, as in OME-TIFF."""
+
+    def tags(self, smaller: tuple[int, ...] = ()) -> Tags:
+        """What TIFF says of the level, sorted by number.
+
+        smaller: where in the file its smaller levels are
+        """
         # Pixels a centimetre; exact for any mpp of a few decimals, and within 32 bits.
         per_cm = (Fraction(10_000) / Fraction(str(self.mpp))).limit_denominator(10_000)
         resolution = (RATIONAL, (per_cm.numerator, per_cm.denominator))
-        return {
+        tags: dict[int, tuple[int, tuple[int, ...]]] = {
             254: (LONG, (REDUCED * self.is_reduced,)),
             256: (LONG, (self.size_px[0],)),
             257: (LONG, (self.size_px[1],)),
-            258: (SHORT, (8, 8, 8)),
-            259: (SHORT, (JPEG,)),
-            262: (SHORT, (YCBCR,)),
-            277: (SHORT, (3,)),
             282: resolution,
             283: resolution,
             284: (SHORT, (1,)),
@@ -57,8 +80,13 @@ class Directory:
             323: (LONG, (TILE_PX,)),
             324: (LONG8, self.offsets),
             325: (LONG8, self.lengths),
-            530: (SHORT, (2, 2)),
+            **PIXELS[self.pixels],
         }
+        if self.description:
+            tags[270] = (ASCII, (*self.description.encode(), 0))
+        if smaller:
+            tags[330] = (IFD8, smaller)
+        return dict(sorted(tags.items()))
 
 
 def start(file: BinaryIO) -> None:
@@ -73,27 +101,37 @@ def write_tiles(
     size_px: tuple[int, int],
     mpp: float,
     is_reduced: bool,
+    pixels: PixelKind = "jpeg",
 ) -> Directory:
-    """Append the tiles of one level: JPEG with colour at half resolution, row by row."""
+    """Append the tiles of one level, row by row, each compressed as `pixels` says."""
     offsets, lengths = [], []
     for tile in tiles:
         offsets.append(file.tell())
         lengths.append(file.write(tile))
-    return Directory(size_px, mpp, is_reduced, tuple(offsets), tuple(lengths))
+    return Directory(size_px, mpp, is_reduced, tuple(offsets), tuple(lengths), pixels)
 
 
 def finish(file: BinaryIO, directories: Iterable[Directory]) -> None:
     """Write the directories, largest level first, and the header that leads to them."""
     link = HEADER.size - 8
     for directory in directories:
+        smaller = tuple(_write_apart(file, level) for level in directory.smaller)
         _align(file)
         here = file.tell()
         file.seek(link)
         file.write(struct.pack("<Q", here))
         file.seek(here)
-        link = _write_directory(file, directory.tags())
+        link = _write_directory(file, directory.tags(smaller))
     file.seek(0)
     file.write(struct.pack("<2sHHH", b"II", 43, 8, 0))
+
+
+def _write_apart(file: BinaryIO, directory: Directory) -> int:
+    """Write a directory that none follows; returns where it is."""
+    _align(file)
+    here = file.tell()
+    _write_directory(file, directory.tags())
+    return here
 
 
 def _write_directory(file: BinaryIO, tags: Tags) -> int:

@@ -38,9 +38,10 @@ EXPLANATION = """\
 Arm minus first row, over the seeds that both have, in points. *On this test set*: 95 % interval
 of the paired seeds (Student's t), p of changing their signs, share of the seeds that are above.
 It stays with these slides and says nothing of others. *For new patients*: 95 % interval over
-patients (paired bootstrap, of the mean over the seeds, widened by what the seeds add), p by
-Holm over the {family} rows of this table. Only this may be called an improvement. In brackets,
-the difference that a test set of this size would show four times in five."""
+patients (paired bootstrap, of the mean over the seeds, widened by what the seeds add), its p,
+and that by Holm over the {family} rows of this table, which the verdict goes by. Only this may be
+called an improvement. In brackets, the difference that a test set of this size, and as many
+seeds, would show four times in five."""
 
 Verdict = Literal["improvement", "worse", "not shown"]
 
@@ -215,7 +216,7 @@ def _line(arm: str, name: str, found: ArmDifference) -> str:
         here = f"{_range(found.seeds)}, p {found.seeds_p:.3f}, above in {found.share_above:.0%}"
     anywhere = "n/a"
     if found.patients is not None and found.holm_p is not None:
-        anywhere = f"{_range(found.patients)}, p {found.holm_p:.3f}"
+        anywhere = f"{_range(found.patients)}, p {found.patients_p:.3f}, Holm {found.holm_p:.3f}"
     verdict: str = found.verdict
     if found.verdict == "not shown" and found.detectable is not None:
         verdict += f" ({100 * found.detectable:.1f})"

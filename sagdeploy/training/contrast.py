@@ -112,13 +112,18 @@ def difference(found: Resampled) -> Difference:
     by_chance = found.value.tolist()
     together = Resampled(nan_mean(found.value), nan_mean(found.drawn), nan_mean(found.left_out))
     own, spread = percentile_interval(together), seed_spread(found)
+    patients = None if own is None else _widened(own, spread, seeds=len(by_chance))
     return Difference(
         value=float(together.value),
         seeds=mean_interval(by_chance),
         seeds_p=sign_flip_p(found.value),
         share_above=float((np.sign(found.value) + 1).mean() / 2) if len(by_chance) > 1 else None,
-        patients=None if own is None else _widened(own, spread, seeds=len(by_chance)),
-        patients_p=None if own is None else _bootstrap_p(together, spread),
+        patients=patients,
+        patients_p=(
+            None
+            if patients is None
+            else _level(patients, spread, patients=together.left_out.shape[-1])
+        ),
         detectable=None if own is None else _detectable(together, spread),
     )
 
@@ -141,7 +146,9 @@ def seed_spread(found: Resampled) -> Spread:
         return Spread(1.0, patients - 1)
     total = square_patient + max(square_seed - square_rest, 0.0)
     freedom = total**2 / (square_seed**2 / (seeds - 1) + square_patient**2 / (patients - 1))
-    return Spread(float(np.sqrt(total / square_patient)), float(freedom))
+    # where chance puts the seeds nearer together than their rest, the formula goes below both
+    least = min(seeds, patients) - 1
+    return Spread(float(np.sqrt(total / square_patient)), float(max(freedom, least)))
 
 
 def sign_flip_p(values: Float64) -> float | None:
@@ -169,13 +176,18 @@ def _widened(own: Interval, spread: Spread, *, seeds: int) -> Interval:
     )
 
 
-def _bootstrap_p(found: Resampled, spread: Spread) -> float:
-    """The level at which the interval would just reach 0, two-sided."""
-    drawn = found.drawn[np.isfinite(found.drawn)]
-    drawn = found.value + spread.factor * (drawn - found.value)
-    below = ((drawn < 0).mean() + (drawn <= 0).mean()) / 2
-    reach = norm.ppf(np.clip(below, 0.5 / len(drawn), 1 - 0.5 / len(drawn)))
-    return float(2 * student_t.sf(abs(reach), spread.freedom))
+def _level(interval: Interval, spread: Spread, *, patients: int) -> float:
+    """The level at which the interval would just reach 0, two-sided.
+
+    The half of it that points to 0 stands for how far Student's t would reach: draws alone
+    tell no level smaller than one in their number. Nor do so few patients by their signs.
+    """
+    towards = interval.low if interval.value > 0 else interval.high
+    half = abs(interval.value - towards)
+    if interval.value == 0 or half == 0:
+        return 1.0 if interval.value == 0 else 2.0 ** (1 - patients)
+    reach = float(student_t.ppf((1 + LEVEL) / 2, spread.freedom)) * abs(interval.value) / half
+    return float(max(2 * student_t.sf(reach, spread.freedom), 2.0 ** (1 - patients)))
 
 
 def _detectable(found: Resampled, spread: Spread) -> float:

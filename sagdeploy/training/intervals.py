@@ -90,7 +90,12 @@ def bootstrap_intervals(
 
 
 def bootstrap_interval(found: Resampled) -> Interval | None:
-    """The BCa interval of one number, `found` having (R,) draws; percentile where that fails."""
+    """The BCa interval of one number, `found` having (R,) draws; percentile where that fails.
+
+    None where all draws are the same: slides that are all alike say nothing of others.
+    """
+    if len(np.unique(found.drawn[np.isfinite(found.drawn)])) < 2:
+        return None
     correction = _bca_correction(found)
     if correction is None:
         return percentile_interval(found)
@@ -117,7 +122,7 @@ def _bca_correction(found: Resampled) -> tuple[float, float] | None:
     """Bias and acceleration (Efron 1987); None where they are undefined."""
     drawn = found.drawn[np.isfinite(found.drawn)]
     left_out = found.left_out[np.isfinite(found.left_out)]
-    if not len(drawn) or not len(left_out):
+    if not len(left_out):
         return None
     below = ((drawn < found.value).mean() + (drawn <= found.value).mean()) / 2
     deviation = left_out.mean() - left_out

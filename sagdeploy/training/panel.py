@@ -1,5 +1,6 @@
 """Views of the same patients by several seeds, and the numbers and intervals that follow."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
@@ -13,6 +14,7 @@ from sagdeploy.training.intervals import (
     Interval,
     auc_interval,
     bootstrap_intervals,
+    newcombe_interval,
     wilson_interval,
 )
 from sagdeploy.training.judgement import SlideJudgement, averaged
@@ -113,22 +115,26 @@ def intervals_of(
     """Intervals over patients of all metrics, each the mean over the views of some slides.
 
     views: what each seed says of its slides, or one view that is the mean of the seeds
-    Closed forms stand in for the bootstrap, or beside it, where every slide has its own
-    patient: they are sound where all answers are right, too.
+    Where every slide has its own patient, closed forms stand in for the bootstrap, or beside
+    it. Where all answers are right no resample differs, and they stand in for it anyway, with
+    as many slides as there are patients.
     """
     together = panel(views)
     rng = np.random.default_rng(RESAMPLING_SEED)
     intervals = bootstrap_intervals(
         together.mean_metrics, together.patients, rng, resamples=resamples
     )
-    if len(set(together.patients)) < len(together.slides):
-        return intervals
-    if "accuracy" in intervals:
-        intervals["accuracy"] = wilson_interval(intervals["accuracy"].value, len(together.slides))
+    patients = len(set(together.patients))
+    is_alone = patients == len(together.slides)
+    accuracy = defined(together.mean_metrics(np.ones((1, len(together.slides))))["accuracy"][0])
+    if accuracy is not None and (is_alone or "accuracy" not in intervals):
+        intervals["accuracy"] = wilson_interval(accuracy, patients)
     area = _auc_interval(together)
-    if area is not None and area.method == "DeLong":
+    if area is None:
+        return intervals
+    if area.method == "DeLong" and is_alone:
         intervals["auc_delong"] = area
-    elif area is not None:  # every resample is as perfect
+    elif area.method == "Newcombe" and "auc" not in intervals:
         intervals["auc"] = area
     return intervals
 
@@ -141,4 +147,9 @@ def _auc_interval(together: Panel) -> Interval | None:
         np.stack([slide.probabilities for slide in sorted(view, key=lambda slide: slide.slide_id)])
         for view in together.views
     ]
-    return auc_interval(views, np.array([slide.label for slide in together.slides]))
+    area = auc_interval(views, np.array([slide.label for slide in together.slides]))
+    if area is None or area.method != "Newcombe":
+        return area
+    pairs = {(slide.label, slide.patient_id) for slide in together.slides}
+    counts = sorted(Counter(label for label, _ in pairs).values())
+    return newcombe_interval(area.value, positives=counts[0], negatives=sum(counts[1:]))

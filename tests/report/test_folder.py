@@ -16,7 +16,14 @@ from sagdeploy.report.record import PredictionRecord
 from sagdeploy.report.scale import COLOURS
 from sagdeploy.slides.slide import Slide
 
-NAMES = ["attention.geojson", "attention.png", "prediction.json", "report.html", "tiles.csv"]
+NAMES = [
+    "attention.geojson",
+    "attention.ome.tif",
+    "attention.png",
+    "prediction.json",
+    "report.html",
+    "tiles.csv",
+]
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from sagdeploy.models.registry import build_model
 
 from sagdeploy.config import TrainSettings
 from sagdeploy.errors import ConfigError, ModelError
 from sagdeploy.files import sha256_of
 from sagdeploy.manifest import ExtractorCard
+from sagdeploy.models.registry import build_model
 from sagdeploy.slides.tiling import TilePlan
 from sagdeploy.training.checkpoint import (
     RunRecord,

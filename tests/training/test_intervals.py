@@ -53,12 +53,18 @@ def test_the_same_generator_gives_the_same_interval() -> None:
     assert first == second
 
 
-def test_a_constant_falls_back_to_the_percentile() -> None:
-    interval = bootstrap_intervals(
-        mean_of(np.ones(9)), list("abcdefghi"), np.random.default_rng(1), resamples=100
-    )["mean"]
-    assert (interval.low, interval.high) == (1, 1)
-    assert interval.method == "percentile bootstrap over patients"
+def test_a_number_that_no_draw_changes_has_no_interval() -> None:
+    rng = np.random.default_rng(1)
+    assert bootstrap_intervals(mean_of(np.ones(9)), list("abcdefghi"), rng, resamples=100) == {}
+
+
+def test_a_number_at_its_limit_falls_back_to_the_percentile() -> None:
+    def most(weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+        return {"most": ((weights > 0) * np.arange(9)).max(axis=1)}
+
+    rng = np.random.default_rng(3)
+    interval = bootstrap_intervals(most, list("abcdefghi"), rng, resamples=200)["most"]
+    assert interval.high == 8
 
 
 def test_what_is_undefined_has_no_interval() -> None:

@@ -288,6 +288,7 @@ def test_the_result_tells_what_was_trained(make_task: MakeTask) -> None:
     result = json.loads((task.folder / "result.json").read_text())
     assert result["seed"] == 3
     assert result["validation"].keys() >= {"loss", "accuracy", "auc"}
+    assert 0 < result["least_on_tissue"] < 1
 
 
 @pytest.mark.parametrize(
