@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 
@@ -21,15 +22,28 @@ def group(leader: int) -> list[int]:
     return [pid for pid in pids if _stat(pid)[2:3] == [str(leader)]]
 
 
+@dataclass(slots=True)
+class Usage:
+    """What a block took of the machine."""
+
+    seconds: float = 0.0
+    cpu_s: float = 0.0
+    """Of this process and the group."""
+
+    others: float = 0.0
+    """Share of the machine that all other programs took."""
+
+
 @contextmanager
-def others_share(leader: int) -> Iterator[list[float]]:
-    """A block; the list then holds the share of the machine that others than this process and
-    the group of `leader` took."""
-    shares: list[float] = []
+def watched(leader: int) -> Iterator[Usage]:
+    """A block, and what it takes in this process and the group of `leader`."""
+    usage = Usage()
     busy, ours, begun = _busy_s(), _ours_s(leader), time.perf_counter()
-    yield shares
-    capacity = (time.perf_counter() - begun) * (os.cpu_count() or 1)
-    shares.append(max(0.0, (_busy_s() - busy) - (_ours_s(leader) - ours)) / capacity)
+    yield usage
+    usage.seconds = time.perf_counter() - begun
+    usage.cpu_s = _ours_s(leader) - ours
+    others_s = max(0.0, _busy_s() - busy - usage.cpu_s)
+    usage.others = others_s / usage.seconds / (os.cpu_count() or 1)
 
 
 def _busy_s() -> float:

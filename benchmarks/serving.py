@@ -15,7 +15,6 @@ import os
 import statistics
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -24,16 +23,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from machine import group, others_share, resident
+from machine import Usage, group, resident, watched
 from numpy.typing import NDArray
 
-from sagdeploy.manifest import Manifest, ManifestDraft, ModelCard, Parity
+from sagdeploy.manifest import Manifest
 from sagdeploy.pipeline.diagnose import diagnose_tiles
 from sagdeploy.serving.engine import Engine
 from sagdeploy.serving.local import LocalEngine
 from sagdeploy.serving.server import TritonServer
 from sagdeploy.serving.triton import TritonEngine
-from sagdeploy.slides.tiling import TilePlan, Tiles
+from sagdeploy.slides.tiling import Tiles
 
 MODEL = "sag"
 TILE_PX = 224
@@ -74,6 +73,9 @@ class Speed:
     ratio: float
     """To in process in the same round: 1 is as fast; the median."""
 
+    cpu_ratio: float
+    """The same of CPU seconds, client and server together; less a matter of other programs."""
+
 
 @dataclass(frozen=True, slots=True)
 class Memory:
@@ -89,13 +91,8 @@ class Memory:
     server_peak: float
 
 
-@dataclass(frozen=True, slots=True)
-class Round:
-    """Seconds of each way and number of clients, one after the other."""
-
-    seconds: dict[tuple[str, int], float]
-    others: float
-    """Largest share of the machine that other programs took in any of them."""
+Round = dict[tuple[str, int], Usage]
+"""What each way took with each number of clients, one after the other."""
 
 
 def main() -> None:
@@ -107,7 +104,7 @@ def main() -> None:
         with TritonServer(repository, cache=options.cache) as server:
             rounds = measure_rounds(repository, server, options.tiles, options.rounds)
             memory = measure_memory(server, options.slide)
-    quiet = sorted(rounds, key=lambda each: each.others)[: options.kept]
+    quiet = sorted(rounds, key=others_of)[: options.kept]
     speeds = tuple(summarise(quiet, options.tiles))
     show(speeds, memory, quiet)
     report = {
@@ -116,7 +113,7 @@ def main() -> None:
         "tiles": options.tiles,
         "rounds": len(rounds),
         "rounds_that_count": len(quiet),
-        "others": [round(each.others, 3) for each in quiet],
+        "others": [round(others_of(each), 3) for each in quiet],
         "speed": [asdict(each) for each in speeds],
         "memory": [asdict(each) for each in memory],
     }
@@ -124,39 +121,10 @@ def main() -> None:
 
 
 def publish_model(repository: Path, extractor: str) -> None:
-    """Write a model with random weights; in a process of its own, which has PyTorch."""
-    from sagdeploy.export.graph import export_diagnosis, export_extractor
-    from sagdeploy.export.repository import publish
-    from sagdeploy.models.extractors import build_extractor
-    from sagdeploy.models.registry import build_model
-    from sagdeploy.serving.runtime import extractor_card
+    """Write the model that is served."""
+    from random_model import publish_random
 
-    scratch = repository.parent
-    network = build_extractor(extractor, seed=None if extractor == "stain_texture" else 0)
-    onnx = export_extractor(network, scratch / "extractor.onnx", tile_px=None)
-    card = extractor_card(onnx, name=extractor, weights="random")
-    model = build_model("abmil", features=card.features, classes=2, magnifications=1, options={})
-    diagnosis = export_diagnosis(
-        model, scratch / "diagnosis.onnx", magnifications=1, features=card.features
-    )
-    draft = ManifestDraft(
-        name=MODEL,
-        classes=("benign", "malignant"),
-        plan=TilePlan(tile_px=TILE_PX),
-        extractor=card,
-        card=ModelCard(
-            model="abmil",
-            guidance=(),
-            seed=0,
-            epoch=0,
-            cohort_sha256="0" * 64,
-            slides={},
-            validation={},
-        ),
-        parity=Parity(tiles=(), extractor=(), diagnosis=()),
-        software={},
-    )
-    publish(repository, draft, extractor_onnx=onnx, diagnosis_onnx=diagnosis)
+    publish_random(repository, MODEL, extractor=extractor, tile_px=TILE_PX)
 
 
 def measure_rounds(repository: Path, server: TritonServer, tiles: int, rounds: int) -> list[Round]:
@@ -164,15 +132,14 @@ def measure_rounds(repository: Path, server: TritonServer, tiles: int, rounds: i
     manifest = LocalEngine(repository).manifest(MODEL)
     measured = []
     for _ in range(rounds + 1):
-        seconds, others = {}, []
+        used: Round = {}
         for clients in CLIENTS:
             for way in WAYS:
                 with engines(way, repository, server, clients) as asked:
                     diagnose(asked, manifest, 64)
-                    with others_share(server.pid) as shares:
-                        seconds[way, clients] = diagnose(asked, manifest, tiles // clients)
-                others += shares
-        measured.append(Round(seconds, max(others)))
+                    with watched(server.pid) as used[way, clients]:
+                        diagnose(asked, manifest, tiles // clients)
+        measured.append(used)
     return measured[1:]
 
 
@@ -193,16 +160,14 @@ def engines(
         engine.close()
 
 
-def diagnose(asked: Sequence[Engine], manifest: Manifest, tiles: int) -> float:
-    """Seconds until each client has the diagnosis of a slide of its own."""
+def diagnose(asked: Sequence[Engine], manifest: Manifest, tiles: int) -> None:
+    """Each client has a slide of its own diagnosed, all at once."""
 
     def one(engine: Engine) -> None:
         diagnose_tiles(Texture(), (bag(tiles),), engine, manifest)
 
-    begun = time.perf_counter()
     with ThreadPoolExecutor(len(asked)) as clients:
         list(clients.map(one, asked))
-    return time.perf_counter() - begun
 
 
 def bag(count: int) -> Tiles:
@@ -217,19 +182,24 @@ def summarise(rounds: Sequence[Round], tiles: int) -> Iterator[Speed]:
     for clients in CLIENTS:
         done = tiles // clients * clients
         for way in WAYS:
-            seconds = [each.seconds[way, clients] for each in rounds]
-            ratios = [
-                each.seconds[WAYS[0], clients] / each.seconds[way, clients] for each in rounds
-            ]
-            median = statistics.median(seconds)
+            used = [each[way, clients] for each in rounds]
+            base = [each[WAYS[0], clients] for each in rounds]
+            pairs = list(zip(base, used, strict=True))
+            ms = sorted(1e3 * usage.seconds / done for usage in used)
             yield Speed(
-                way,
-                clients,
-                1e3 * median / done,
-                (1e3 * min(seconds) / done, 1e3 * max(seconds) / done),
-                3600 * done / median / SLIDE_TILES,
-                statistics.median(ratios),
+                way=way,
+                clients=clients,
+                ms_per_tile=statistics.median(ms),
+                spread=(ms[0], ms[-1]),
+                slides_per_hour=3.6e6 / statistics.median(ms) / SLIDE_TILES,
+                ratio=statistics.median(b.seconds / u.seconds for b, u in pairs),
+                cpu_ratio=statistics.median(b.cpu_s / u.cpu_s for b, u in pairs),
             )
+
+
+def others_of(each: Round) -> float:
+    """Largest share of the machine that other programs took in a round."""
+    return max(usage.others for usage in each.values())
 
 
 def measure_memory(server: TritonServer, tiles: int) -> tuple[Memory, ...]:
@@ -269,14 +239,17 @@ def stream_slide(url: str, server: int, way: str, tiles: int) -> Memory:
 
 def show(speeds: Sequence[Speed], memory: Sequence[Memory], rounds: Sequence[Round]) -> None:
     """Print the tables."""
-    others = statistics.median(each.others for each in rounds)
+    others = statistics.median(map(others_of, rounds))
     print(f"medians of {len(rounds)} rounds; other programs took {100 * others:.0f} %")
-    print(f"{'clients':>7}  {'way':<14}{'ms/tile':>8}  {'spread':<15}{'slides/h':>9}{'ratio':>7}")
+    print(
+        f"{'clients':>7}  {'way':<14}{'ms/tile':>8}  {'spread':<15}{'slides/h':>9}"
+        f"{'ratio':>7}{'of CPU':>8}"
+    )
     for each in speeds:
         spread = f"{each.spread[0]:.2f} to {each.spread[1]:.2f}"
         print(
             f"{each.clients:>7}  {each.way:<14}{each.ms_per_tile:>8.2f}  {spread:<15}"
-            f"{each.slides_per_hour:>9.0f}{each.ratio:>7.2f}"
+            f"{each.slides_per_hour:>9.0f}{each.ratio:>7.2f}{each.cpu_ratio:>8.2f}"
         )
     print(f"\n{'tiles':>7}  {'way':<14}{'client MiB':>18}{'server MiB':>18}")
     for held in memory:

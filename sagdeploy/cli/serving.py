@@ -1,7 +1,7 @@
 """Commands of the hospital: predict, view, serve, doctor."""
 
 import os
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -82,7 +82,8 @@ def view(
     site = Site(exhibits(folders), SlideFinder(slides or []))
     with listening(site, port) as (address, serve_forever):
         say(f"open {address}\nfor this machine and this session only; Ctrl-C ends it")
-        serve_forever()
+        with suppress(KeyboardInterrupt):
+            serve_forever()
 
 
 @app.command()

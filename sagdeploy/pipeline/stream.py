@@ -8,7 +8,7 @@ so memory holds one batch a worker, whatever the slide.
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Protocol
 
 import numpy as np
@@ -66,8 +66,14 @@ def stream_features(
         progress(span[1] - span[0])
         return features
 
+    spans = list(batches(tiles))
     with ThreadPoolExecutor(workers or cores()) as pool:
-        return np.concatenate(list(pool.map(work, batches(tiles))))
+        parts = pool.map(work, spans)
+        first = next(parts)
+        features = np.empty((len(tiles), first.shape[1]), np.float32)  # never all of it twice
+        for (start, stop), part in zip(spans, chain([first], parts), strict=True):
+            features[start:stop] = part
+    return features
 
 
 def extractor_of(

@@ -111,8 +111,8 @@ class Regions:
 
     def close(self) -> None:
         """Have the server forget the regions, and give their memory back."""
-        self._is_off = True
         with self._lock:
+            self._is_off = True
             idle, self._idle = self._idle, []
         for region in idle:
             self._dismiss(region)
@@ -169,12 +169,13 @@ class Regions:
     def _put_back(self, region: Region, is_answered: bool) -> None:
         if not is_answered:  # the server may be reading still, so it is not told to forget
             region.close()
-        elif self._is_off:
+            return
+        region.clear()
+        with self._lock:
+            is_kept = not self._is_off
+            self._idle += [region] if is_kept else []
+        if not is_kept:
             self._dismiss(region)
-        else:
-            region.clear()
-            with self._lock:
-                self._idle.append(region)
 
     def _dismiss(self, region: Region) -> None:
         with suppress(EngineError):  # a server that is gone has forgotten

@@ -213,10 +213,10 @@ def _mean(row: ArmRow, name: str) -> str:
 def _line(arm: str, name: str, found: ArmDifference) -> str:
     here = "one seed: n/a"
     if found.seeds is not None and found.seeds_p is not None:
-        here = f"{_range(found.seeds)}, p {found.seeds_p:.3f}, above in {found.share_above:.0%}"
+        here = f"{_range(found.seeds)}, {_p(found.seeds_p)}, above in {found.share_above:.0%}"
     anywhere = "n/a"
-    if found.patients is not None and found.holm_p is not None:
-        anywhere = f"{_range(found.patients)}, p {found.patients_p:.3f}, Holm {found.holm_p:.3f}"
+    if found.patients and found.patients_p is not None and found.holm_p is not None:
+        anywhere = f"{_range(found.patients)}, {_p(found.patients_p)}, Holm's {_p(found.holm_p)}"
     verdict: str = found.verdict
     if found.verdict == "not shown" and found.detectable is not None:
         verdict += f" ({100 * found.detectable:.1f})"
@@ -226,3 +226,7 @@ def _line(arm: str, name: str, found: ArmDifference) -> str:
 
 def _range(interval: Interval) -> str:
     return f"[{100 * interval.low:+.1f}, {100 * interval.high:+.1f}]"
+
+
+def _p(value: float) -> str:
+    return f"p {value:.3f}" if value >= 0.001 else "p < 0.001"

@@ -8,14 +8,13 @@ patients are drawn and what a metric, mean over the seeds, is then: only this sa
 as readers are taken in beside cases in radiology (Dorfman, Berbaum and Metz 1992, with the
 degrees of freedom of Hillis 2007). The percentile bootstrap is used: of two equal methods on
 129 patients its 95 % interval of the difference in AUC held 0 in 95 % of 1000 simulations,
-the BCa one in 93 %.
+the BCa one in 93 %. Where both AUCs are above 0.99 it does not keep its promise either: 86 %.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import norm
 from scipy.stats import t as student_t
 
 from sagdeploy.config import Strict
@@ -192,7 +191,8 @@ def _level(interval: Interval, spread: Spread, *, patients: int) -> float:
 
 def _detectable(found: Resampled, spread: Spread) -> float:
     """What would be shown with POWER, from how far the draws are spread."""
-    return float((Z + norm.ppf(POWER)) * spread.factor * np.nanstd(found.drawn))
+    reach = student_t.ppf([(1 + LEVEL) / 2, POWER], spread.freedom).sum()
+    return float(reach * spread.factor * np.nanstd(found.drawn))
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:

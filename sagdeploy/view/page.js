@@ -145,7 +145,7 @@ function say() {
   find("rank").textContent = tile ? `Tile ${state.rank + 1} of ${map.tiles.toLocaleString("en")}` : "Most attended tiles";
   const [x, y] = tile ? map.xy_l0[tile.row] : [];
   find("place").textContent = tile
-    ? `${Number((100 * tile.attention).toPrecision(3))} % of attention,\n${Number((tile.attention * map.tiles).toPrecision(3))} x even\nx ${x.toLocaleString("en")}, y ${y.toLocaleString("en")}`
+    ? `${Number((100 * tile.attention).toPrecision(3))} % attention,\n${Number((tile.attention * map.tiles).toPrecision(3))} x even\nx ${x.toLocaleString("en")}, y ${y.toLocaleString("en")}`
     : map ? "n and p step through them" : "";
 }
 

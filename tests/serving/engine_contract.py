@@ -5,6 +5,7 @@ in the versions 1 and 2, and `pair`, which reads a slide at two magnifications.
 """
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ Floats = NDArray[np.float32]
 
 CLASSES = ("normal", "tumour", "other")
 TILE_PX = 24
+PLAN = TilePlan(tile_px=TILE_PX)
 FEATURES = 5
 HEADS = 2
 TEMPERATURE = 2.0
@@ -86,18 +88,31 @@ def diagnosis_of(bags: list[Floats], *, sign: float = 1.0) -> dict[str, Floats]:
 
 def publish_models(repository: Path, scratch: Path) -> None:
     """Write what the contract is tested on into `repository`."""
-    publish_small(repository, scratch)
-    publish_small(repository, scratch, sign=-1.0)
     pair = TilePlan(kind="grid", mpp=(1.0, 0.5), grid=(2, 3), tile_px=TILE_PX)
-    _publish(repository, scratch, "pair", pair, sign=1.0)
+    for name, sign, used in (("small", 1.0, PLAN), ("small", -1.0, PLAN), ("pair", 1.0, pair)):
+        export(scratch, name, sign=sign, plan=used).publish(repository)
 
 
-def publish_small(repository: Path, scratch: Path, *, sign: float = 1.0) -> int:
-    """Write another version of `small`, which says the opposite where `sign` is negative."""
-    return _publish(repository, scratch, "small", TilePlan(tile_px=TILE_PX), sign)
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """Graphs, to be published as often as a test likes."""
+
+    draft: ManifestDraft
+    extractor: Path
+    diagnosis: Path
+
+    def publish(self, repository: Path) -> int:
+        """The number of the version that they have become."""
+        return publish(
+            repository,
+            self.draft,
+            extractor_onnx=self.extractor,
+            diagnosis_onnx=self.diagnosis,
+        )
 
 
-def _publish(repository: Path, scratch: Path, name: str, plan: TilePlan, sign: float) -> int:
+def export(scratch: Path, name: str, *, sign: float = 1.0, plan: TilePlan = PLAN) -> Exported:
+    """The small networks in `scratch`; with a negative sign they say the opposite."""
     extractor = export_extractor(SmallExtractor(), scratch / "extractor.onnx", tile_px=TILE_PX)
     diagnosis = export_diagnosis(
         SmallDiagnosis(sign),
@@ -106,8 +121,7 @@ def _publish(repository: Path, scratch: Path, name: str, plan: TilePlan, sign: f
         features=FEATURES,
         temperature=TEMPERATURE,
     )
-    draft = draft_of(name, plan, extractor)
-    return publish(repository, draft, extractor_onnx=extractor, diagnosis_onnx=diagnosis)
+    return Exported(draft_of(name, plan, extractor), extractor, diagnosis)
 
 
 def draft_of(name: str, plan: TilePlan, extractor: Path) -> ManifestDraft:

@@ -14,7 +14,13 @@ from sagdeploy.pipeline.versions import ModelChoice, by_one_version
 from sagdeploy.serving.engine import Diagnosis
 from sagdeploy.serving.server import TritonServer
 from sagdeploy.serving.triton import TritonEngine
-from tests.serving.engine_contract import diagnosis_of, features_of, publish_small, some_tiles
+from tests.serving.engine_contract import (
+    Exported,
+    diagnosis_of,
+    export,
+    features_of,
+    some_tiles,
+)
 from tests.serving.noise import Noise, pixels_of, tiles_of
 from tests.serving.restarting import Restarting
 
@@ -26,10 +32,21 @@ EXPECTED = {
 }
 
 
+Versions = tuple[Exported, Exported]
+Change = Callable[[Path, Exported], object]
+
+
+@pytest.fixture(scope="module")
+def versions(tmp_path_factory: pytest.TempPathFactory) -> Versions:
+    """A model, and one that says the opposite."""
+    first, second = tmp_path_factory.mktemp("first"), tmp_path_factory.mktemp("second")
+    return export(first, "small"), export(second, "small", sign=-1.0)
+
+
 @pytest.fixture
-def first(tmp_path: Path) -> Path:
-    """A repository with version 1 of `small`."""
-    publish_small(tmp_path / "models", tmp_path)
+def first(versions: Versions, tmp_path: Path) -> Path:
+    """A repository with version 1."""
+    versions[0].publish(tmp_path / "models")
     return tmp_path / "models"
 
 
@@ -62,21 +79,22 @@ class Slide:
             self._server.kill()
 
 
-def publish_second(repository: Path, scratch: Path) -> None:
-    assert publish_small(repository, scratch, sign=-1.0) == 2
+def add_second(repository: Path, second: Exported) -> None:
+    """Publish version 2."""
+    assert second.publish(repository) == 2
 
 
-def replace_first(repository: Path, scratch: Path) -> None:
+def replace_first(repository: Path, second: Exported) -> None:
     """Publish version 2, and take version 1 away."""
-    publish_second(repository, scratch)
+    add_second(repository, second)
     for part in ("small_extractor", "small_diagnosis"):
         shutil.rmtree(repository / part / "1")
 
 
 def test_a_server_holds_every_version_and_the_ensemble_answers_for_the_latest(
-    first: Path, tmp_path: Path, server_cache: Path | None
+    first: Path, versions: Versions, server_cache: Path | None
 ) -> None:
-    publish_second(first, tmp_path)
+    add_second(first, versions[1])
     tiles = some_tiles(7)
     expected = diagnosis_of([features_of(tiles)])["logits"]
     with TritonServer(first, cache=server_cache) as server:
@@ -94,33 +112,33 @@ def test_a_server_holds_every_version_and_the_ensemble_answers_for_the_latest(
 @pytest.mark.parametrize(
     ("choice", "change", "begun"),
     [
-        (ModelChoice("small"), publish_second, [1, 2]),
+        (ModelChoice("small"), add_second, [1, 2]),
         (ModelChoice("small"), replace_first, [1, 2]),
-        (ModelChoice("small", 1), publish_second, [1]),
-        (ModelChoice("small"), lambda repository, scratch: None, [1]),
+        (ModelChoice("small", 1), add_second, [1]),
+        (ModelChoice("small"), lambda repository, second: None, [1]),
     ],
     ids=["newer", "newer, and the old one gone", "newer, but pinned", "only restarted"],
 )
 def test_a_slide_is_of_one_version_though_the_server_restarts_with_another(
     first: Path,
-    tmp_path: Path,
+    versions: Versions,
     server_cache: Path | None,
     choice: ModelChoice,
-    change: Callable[[Path, Path], None],
+    change: Change,
     begun: list[int],
 ) -> None:
     with Restarting(first, server_cache) as server:
         slide = Slide(server, choice)
-        diagnosis = server.run(slide.diagnose, while_down=lambda: change(first, tmp_path))
+        diagnosis = server.run(slide.diagnose, while_down=lambda: change(first, versions[1]))
     assert server.kills == 1
     assert slide.begun == begun
     np.testing.assert_allclose(diagnosis.logits, EXPECTED[begun[-1]], atol=1e-5)
 
 
 def test_a_pinned_version_that_is_gone_is_the_models_fault(
-    first: Path, tmp_path: Path, server_cache: Path | None
+    first: Path, versions: Versions, server_cache: Path | None
 ) -> None:
     with Restarting(first, server_cache) as server:
         slide = Slide(server, ModelChoice("small", 1))
         with pytest.raises(ModelError, match="version 1"):
-            server.run(slide.diagnose, while_down=lambda: replace_first(first, tmp_path))
+            server.run(slide.diagnose, while_down=lambda: replace_first(first, versions[1]))

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -57,16 +58,29 @@ def wait_for(what: Callable[[], bool], seconds: float) -> bool:
     return what()
 
 
-def traces() -> set[Path]:
-    """What servers keep in shared memory and among the temporary files."""
-    return {*Path("/dev/shm").glob("sagdeploy-triton-*"), *Path("/tmp").glob("sagdeploy-triton-*")}
+@pytest.fixture
+def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where servers keep their temporary files, those of this test alone."""
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr(tempfile, "tempdir", None)  # it is looked up once only
+    return folder
 
 
-def test_a_server_that_is_killed_is_waited_for(repository: Path, server_cache: Path | None) -> None:
-    before = traces()
+def traces(scratch: Path) -> set[Path]:
+    """What a running server keeps in `scratch`, and in shared memory by the same name."""
+    (folder,) = scratch.iterdir()
+    return {folder, *Path("/dev/shm").glob(f"{folder.name}*")}
+
+
+def test_a_server_that_is_killed_is_waited_for(
+    repository: Path, server_cache: Path | None, scratch: Path
+) -> None:
     tiles = {"tiles": some_tiles(3)}
     with TritonServer(repository, cache=server_cache) as first:
         port, pid = int(first.url.rpartition(":")[2]), first.pid
+        left = traces(scratch)
         engine = TritonEngine(first.url)
         expected = engine.infer(NAME, tiles)["probabilities"]
         os.killpg(pid, signal.SIGKILL)
@@ -79,30 +93,32 @@ def test_a_server_that_is_killed_is_waited_for(repository: Path, server_cache: P
         asking.join(30)
         engine.close()  # Triton waits for connections before it ends
         second_pid = second.pid
+        left |= traces(scratch)
     np.testing.assert_array_equal(answers, [expected])
     assert wait_for(lambda: is_gone(pid) and is_gone(second_pid), 5)
-    assert traces() == before
+    assert not [trace for trace in left if trace.exists()]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_serve_ends_well(repository: Path, server_cache: Path | None, number: int) -> None:
-    before = traces()
+def test_serve_ends_well(
+    repository: Path, server_cache: Path | None, scratch: Path, number: int
+) -> None:
     command = [sys.executable, "-c", SERVE, str(repository), str(server_cache or "")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as serving:
         assert serving.stdout is not None
         url = serving.stdout.readline().strip()
         assert is_ready(url)
+        left = traces(scratch)
         serving.send_signal(number)
         assert serving.wait(20) == 0
     assert not is_ready(url)
-    assert traces() == before
+    assert not [trace for trace in left if trace.exists()]
 
 
 def test_the_server_does_not_outlive_a_killed_parent(
-    repository: Path, server_cache: Path | None
+    repository: Path, server_cache: Path | None, scratch: Path
 ) -> None:
     command = [sys.executable, "-c", SERVE, str(repository), str(server_cache or "")]
-    before = traces()
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as serving:
         assert serving.stdout is not None
         url = serving.stdout.readline().strip()
@@ -110,8 +126,7 @@ def test_the_server_does_not_outlive_a_killed_parent(
         serving.kill()
     assert wait_for(lambda: not is_ready(url), 10)
     assert wait_for(lambda: all(is_gone(int(pid)) for pid in children), 10)
-    for folder in traces() - before:  # nobody was left to do it
-        shutil.rmtree(folder)
+    assert traces(scratch) == {*scratch.iterdir()}  # nobody was left to remove the files
 
 
 def test_a_graph_that_does_not_fit_is_named(

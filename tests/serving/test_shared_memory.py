@@ -59,9 +59,10 @@ def ask(engine: TritonEngine, tiles: np.ndarray = TILES) -> None:
     np.testing.assert_array_equal(features[:, 0], tiles.reshape(len(tiles), -1).min(axis=1))
 
 
-def regions() -> set[str]:
-    """Names in shared memory that are ours, or any other client's of us."""
-    return {path.name for path in shared_memory.FOLDER.glob(f"{shared_memory.PREFIX}[0-9]*")}
+def regions(pid: int | None = None) -> set[str]:
+    """Names in shared memory that a process has given, this one by default."""
+    pattern = f"{shared_memory.PREFIX}{pid or os.getpid()}-*"
+    return {path.name for path in shared_memory.FOLDER.glob(pattern)}
 
 
 def known_to(server: TritonServer) -> int:
@@ -73,21 +74,21 @@ def known_to(server: TritonServer) -> int:
 
 
 def test_a_real_server_opens_regions_and_is_told_to_forget_them(server: TritonServer) -> None:
-    engine = TritonEngine(server.url)
+    engine, before = TritonEngine(server.url), known_to(server)
     tiles = some_tiles(9)
     features = engine.infer("small_extractor", {"tiles": tiles}, version=1)["features"]
     np.testing.assert_allclose(features, features_of(tiles), atol=1e-5)
-    assert known_to(server) >= 1
+    assert known_to(server) == before + 1
     assert not regions()
     engine.close()
-    assert known_to(server) == 0
+    assert known_to(server) == before
 
 
 def test_a_killed_client_leaves_no_name_behind(server: TritonServer) -> None:
     command = [sys.executable, "-c", ASK_AND_DIE, server.url]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ran.returncode == -signal.SIGKILL, ran.stderr
-    assert not regions()
+    assert not regions(int(ran.stdout))
 
 
 def test_a_restarted_server_is_asked_over_the_wire_and_then_shares_again(

@@ -103,7 +103,7 @@ def test_seeds_alone_would_see_a_difference_between_equal_methods() -> None:
     # what makes the second test necessary: 15 seeds of each, one test set
     rng = np.random.default_rng(1)
     by_seeds = by_patients = 0
-    for _ in range(40):
+    for _ in range(30):
         easiness = rng.normal(size=129)
         arms = [judged(margins(rng, easiness, seeds=15, ability=1.2)) for _ in range(2)]
         found = differences(arms[1], arms[0], metrics=("auc",), resamples=200)["auc"]
@@ -111,20 +111,20 @@ def test_seeds_alone_would_see_a_difference_between_equal_methods() -> None:
         assert found.patients_p is not None
         by_seeds += found.seeds_p < 0.05
         by_patients += found.patients_p < 0.05
-    assert by_seeds / 40 > 0.25
-    assert by_patients / 40 < 0.15
+    assert by_seeds / 30 > 0.25
+    assert by_patients / 30 < 0.15
 
 
 def test_lucky_seeds_widen_the_interval_for_new_patients() -> None:
     rng = np.random.default_rng(1)
     hits = 0
-    for _ in range(100):
+    for _ in range(60):
         easiness = rng.normal(size=129)
         arms = [judged(margins(rng, easiness, seeds=5, ability=1.2, luck=0.4)) for _ in range(2)]
         found = differences(arms[1], arms[0], metrics=("accuracy",), resamples=200)["accuracy"]
         assert found.patients is not None
         hits += found.patients.low <= 0 <= found.patients.high
-    assert hits >= 90
+    assert hits >= 54
 
 
 @pytest.fixture

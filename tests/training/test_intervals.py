@@ -58,13 +58,15 @@ def test_a_number_that_no_draw_changes_has_no_interval() -> None:
     assert bootstrap_intervals(mean_of(np.ones(9)), list("abcdefghi"), rng, resamples=100) == {}
 
 
-def test_a_number_at_its_limit_falls_back_to_the_percentile() -> None:
-    def most(weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-        return {"most": ((weights > 0) * np.arange(9)).max(axis=1)}
+def test_a_number_above_all_its_draws_falls_back_to_the_percentile() -> None:
+    def distinct(weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+        return {"distinct": (weights > 0).mean(axis=1)}
 
-    rng = np.random.default_rng(3)
-    interval = bootstrap_intervals(most, list("abcdefghi"), rng, resamples=200)["most"]
-    assert interval.high == 8
+    patients = [str(index) for index in range(30)]
+    rng = np.random.default_rng(1)
+    interval = bootstrap_intervals(distinct, patients, rng, resamples=100)["distinct"]
+    assert interval.method == "percentile bootstrap over patients"
+    assert 0.5 < interval.low < interval.high < interval.value == 1
 
 
 def test_what_is_undefined_has_no_interval() -> None:

@@ -82,17 +82,23 @@ def test_a_damaged_annotation_is_an_error(annotated: Toy) -> None:
         read_landmarks(held_out(annotated))
 
 
-def test_maps_that_know_no_model_are_measured(annotated: Toy) -> None:
-    bags = held_out(annotated)
+def test_maps_that_know_no_model_are_measured(annotated: Toy, tmp_path: Path) -> None:
+    cohort, folder = annotated
+    strayed = next(slide for slide in cohort.of_split("test") if slide.cells_path)
+    cells = tmp_path / "strayed.csv"  # two on the second tile, one on the fourth
+    cells.write_text(f"x,y\n600,200\n610,210\n{3.5 * SIDE},200\n")
+    slides = tuple(
+        replace(slide, cells_path=cells) if slide is strayed else slide for slide in cohort.slides
+    )
+    bags = held_out((replace(cohort, slides=slides), folder))
     found = baselines(bags, read_landmarks(bags), resamples=50)
     tissue = [bag.tissue_coverage[0] for bag in bags if bag.label]
     expected = np.mean([2.25 / share.sum() for share in tissue if share is not None])
     assert found[UNIFORM]["attention_on_heuristic"].value == pytest.approx(expected)
-    assert found[UNIFORM]["attention_on_tissue"].value == pytest.approx(1)
-    # all cells lie on the second tile, three quarters of which are the region
-    assert found[DENSITY]["attention_on_heuristic"].value == pytest.approx(0.75)
-    assert found[DENSITY]["pointing_game"].value == 1
-    assert found[DENSITY]["pointing_game"].method.endswith("over patients")
+    # three quarters of the second tile are the region, and nothing of the fourth
+    assert found[DENSITY]["attention_on_heuristic"].value == pytest.approx((0.75 * 2 + 0.5) / 3)
+    assert found[DENSITY]["attention_on_heuristic"].method.endswith("over patients")
+    assert "pointing_game" not in found[DENSITY]  # 1 on every slide: no interval to give
 
 
 def test_a_map_that_no_slide_has_is_left_out(toy: Toy) -> None:
