@@ -10,7 +10,13 @@ from typing import Final, Protocol
 
 from sagdeploy.bags.cohort import Cohort, read_cohort
 from sagdeploy.batch import Batch, predict_batch
-from sagdeploy.config import GuidanceSettings, Guide, OptimSettings, TrainSettings
+from sagdeploy.config import (
+    GuidanceSettings,
+    Guide,
+    ModelSettings,
+    OptimSettings,
+    TrainSettings,
+)
 from sagdeploy.errors import BatchError
 from sagdeploy.export.extractor import ExtractorSource, prepare_extractor
 from sagdeploy.export.run import export_run
@@ -146,7 +152,11 @@ def _all_done(outcomes: Iterable[SlideOutcome], total: int, audience: Audience) 
 def _train(
     arm: str, cohort: Cohort, bags: Path, run: Path, seed: int, audience: Audience
 ) -> ArmResult:
-    settings = TrainSettings(guidance=GuidanceSettings(terms=ARMS[arm]), optim=OPTIM)
+    settings = TrainSettings(
+        model=ModelSettings(standardise=True),
+        guidance=GuidanceSettings(terms=ARMS[arm]),
+        optim=OPTIM,
+    )
     epochs = count(1 + SEEDS * OPTIM.epochs * list(ARMS).index(arm))
     total = SEEDS * OPTIM.epochs * len(ARMS)
     seeds = range(seed, seed + SEEDS)

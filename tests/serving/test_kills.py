@@ -1,6 +1,7 @@
 """A batch loses nothing to a server that is killed under it, again and again."""
 
 import random
+import threading
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from sagdeploy.batch import Batch, BatchResult, predict_batch
 from sagdeploy.pipeline.inputs import SlideInput
 from sagdeploy.pipeline.outcome import SlideOutcome
 from sagdeploy.pipeline.predict import PredictOptions
+from sagdeploy.pipeline.stream import BATCH_TILES
 from sagdeploy.pipeline.versions import ModelChoice
 from sagdeploy.serving.triton import TritonEngine
 from sagdeploy.slides.synthetic import SlideSpec, paint_slide
@@ -36,18 +38,22 @@ class Saboteur:
         self._due = sorted(self._rng.sample(range(SLIDES - 5), kills))
         self._after = self._rng.randint(1, 9)
         self._slide, self._batches = 0, 0
+        self._lock = threading.Lock()
 
     def progress(self, tiles: int) -> None:
-        """Another batch of the slide is done."""
-        self._batches += 1
-        if self._due and self._slide >= self._due[0] and self._batches == self._after:
-            self._server.kill()
-            self._due.pop(0)
-            self._after = self._rng.randint(1, 9)
+        """Another batch of the slide is done, or the one request that a small slide takes."""
+        with self._lock:
+            self._batches += 1
+            is_due = bool(self._due) and self._slide >= self._due[0]
+            if is_due and (self._batches >= self._after or tiles > BATCH_TILES):
+                self._server.kill()
+                self._due.pop(0)
+                self._after = self._batches + self._rng.randint(1, 9)
 
     def report(self, outcome: SlideOutcome) -> None:
         """The next slide begins."""
         self._slide, self._batches = self._slide + 1, 0
+        self._after = min(self._after, 9)
 
 
 def predict_all(
