@@ -94,7 +94,7 @@ def sweep(place: Place) -> None:
 def make_folder(path: Path) -> None:
     """A folder that another user's server can read, whatever the umask."""
     if not path.exists():
-        path.mkdir(parents=True)
+        path.mkdir(parents=True, exist_ok=True)  # another writer may be as far as this one
         path.chmod(0o755)
 
 
