@@ -1,25 +1,18 @@
-"""A slide as OpenSlide reads it: its sizes, its scale, its pixels.
-
-The only door to OpenSlide. A hostile file can still make the C library abort the process,
-which no `except` catches: read slides that you do not trust in a child process.
-"""
+"""A slide: its sizes, its scale, its pixels."""
 
 import logging
 import math
-import os
-import re
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, Self
 
 import numpy as np
-import openslide
 from numpy.typing import NDArray
 from PIL import Image
 
-from sagdeploy.errors import MissingExtraError, SlideError
+from sagdeploy.errors import SlideError
+from sagdeploy.slides.library import Handle, Level, printable_name
 from sagdeploy.slides.metadata import (
     Mpp,
     MppSource,
@@ -29,11 +22,9 @@ from sagdeploy.slides.metadata import (
     positive,
     resolve_mpp,
 )
+from sagdeploy.slides.reader import LevelReader, Way, averaged
 
 log = logging.getLogger(__name__)
-
-OLDEST_LIBRARY = (4, 0, 1)
-"""The first OpenSlide without CVE-2026-48977: a crafted slide wrote where it liked."""
 
 MAX_SIDE_PX = 400_000
 MAX_AREA_PX = 64 * 10**9
@@ -45,22 +36,22 @@ MAX_READ_PX = 4 * 2**30
 BLOCK_PX = 2048
 """Side of the largest region asked of OpenSlide at once: 16 MiB as it hands it over."""
 
-CACHE_BYTES = 128 * 2**20
-"""Decoded JPEG tiles kept: a row of them on a slide 100,000 px wide, so that tiles read row
-by row decode each once."""
-
 SAME_SCALE = 1e-3
 """Levels of a pyramid are whole pixels, so that their downsample is 4.0003 where 4 is meant."""
 
 
-class Level(NamedTuple):
-    """One level of a slide's pyramid."""
+class Sampling(NamedTuple):
+    """How a region becomes pixels: the same for all regions of one size."""
 
+    level: int
     size: tuple[int, int]
-    """(width, height) in the level's own pixels."""
+    """Level pixels that are read, (width, height)."""
 
-    downsample: float
-    """Level-0 pixels a pixel."""
+    factor: int
+    """Averaged to one over this many pixels a side."""
+
+    box: tuple[float, float, float, float] | None
+    """Part of the averaged pixels that is resampled; None where they are the result."""
 
 
 class Slide:
@@ -71,28 +62,20 @@ class Slide:
     macro images, which may show a patient's name, are never touched.
     """
 
-    def __init__(self, path: Path, handle: openslide.OpenSlide) -> None:
-        self._handle = handle
+    def __init__(self, path: Path, handle: Handle) -> None:
         self.path = path
-        self.name = _printable(path.name)
+        self.name = printable_name(path.name)
         """The file's name, for people; its unprintable characters are escaped."""
-        self.levels = tuple(
-            Level(size, downsample)
-            for size, downsample in zip(
-                handle.level_dimensions, handle.level_downsamples, strict=True
-            )
-        )
+        self.levels: tuple[Level, ...] = handle.levels
         self.size_l0 = self.levels[0].size
         said = handle.properties
-        self.vendor = said.get(openslide.PROPERTY_NAME_VENDOR, "unknown")
-        self.objective_power = positive(said.get(openslide.PROPERTY_NAME_OBJECTIVE_POWER))
-        self.metadata_mpp = (
-            said.get(openslide.PROPERTY_NAME_MPP_X),
-            said.get(openslide.PROPERTY_NAME_MPP_Y),
-        )
-        self.background_rgb = background_rgb(said.get(openslide.PROPERTY_NAME_BACKGROUND_COLOR, ""))
+        self.vendor = said.get("openslide.vendor", "unknown")
+        self.objective_power = positive(said.get("openslide.objective-power"))
+        self.metadata_mpp = (said.get("openslide.mpp-x"), said.get("openslide.mpp-y"))
+        self.background_rgb = background_rgb(said.get("openslide.background-color", ""))
         self.bounds_l0 = bounds_l0(said, self.size_l0)
         self.centre_offset_nm = centre_offset_nm(said)
+        self._pixels = LevelReader(handle, self.vendor, self.background_rgb)
 
     def __enter__(self) -> Self:
         return self
@@ -102,7 +85,12 @@ class Slide:
 
     def close(self) -> None:
         """Give the file back."""
-        self._handle.close()
+        self._pixels.close()
+
+    @property
+    def reader(self) -> Way:
+        """Who decodes level 0: OpenSlide, or the faster direct reader, which gives the same."""
+        return self._pixels.way
 
     def resolve_mpp(
         self,
@@ -137,6 +125,27 @@ class Slide:
         What is transparent (never scanned, lost, or beyond the slide) becomes the colour of the
         background. Memory beside the result is bounded, whatever the region.
         """
+        out = np.empty((size_px[1], size_px[0], 3), np.uint8)
+        self._fill(out, xy_l0, self._sampling(size_l0, size_px))
+        return out
+
+    def read_tiles(
+        self,
+        xy_l0: NDArray[np.int64],
+        *,
+        size_l0: tuple[int, int],
+        size_px: tuple[int, int],
+        out: NDArray[np.uint8],
+    ) -> None:
+        """Fill `out`, uint8 RGB (n, h, w, 3), with the regions whose corners are `xy_l0` (n, 2).
+
+        Each is what `read` gives of it.
+        """
+        sampling = self._sampling(size_l0, size_px)
+        for pixels, (x, y) in zip(out, xy_l0.tolist(), strict=True):
+            self._fill(pixels, (x, y), sampling)
+
+    def _sampling(self, size_l0: tuple[int, int], size_px: tuple[int, int]) -> Sampling:
         downsample = min(size_l0[0] / size_px[0], size_l0[1] / size_px[1])
         level = self._best_level(downsample)
         scale = self.levels[level].downsample
@@ -144,10 +153,26 @@ class Slide:
         factor = min(max(1, int(downsample / scale * (1 + SAME_SCALE))), BLOCK_PX)
         whole = (size_px[0] * factor, size_px[1] * factor)
         if max(abs(whole[0] - wide), abs(whole[1] - high)) <= 0.5:
-            return np.asarray(self._shrunk(xy_l0, level, whole, factor), np.uint8)
-        image = self._shrunk(xy_l0, level, (math.ceil(wide), math.ceil(high)), factor)
+            return Sampling(level, whole, factor, None)
         box = (0, 0, wide / factor, high / factor)
-        return np.asarray(image.resize(size_px, Image.Resampling.BILINEAR, box), np.uint8)
+        return Sampling(level, (math.ceil(wide), math.ceil(high)), factor, box)
+
+    def _fill(self, out: NDArray[np.uint8], xy_l0: tuple[int, int], sampling: Sampling) -> None:
+        level, size, factor, box = sampling
+        if box is None and max(size) <= BLOCK_PX:
+            self._pixels.fill(xy_l0, level, out, factor=factor)
+            return
+        image = self._shrunk(xy_l0, level, size, factor)
+        if box is not None:
+            image = image.resize((out.shape[1], out.shape[0]), Image.Resampling.BILINEAR, box)
+        out[:] = np.asarray(image)
+
+    @contextmanager
+    def buffers(
+        self, count: int, shape: tuple[int, ...]
+    ) -> Iterator[tuple[NDArray[np.uint8], ...]]:
+        """Arrays that `read_tiles` fills without a copy, for as long as the block lasts."""
+        yield tuple(np.empty(shape, np.uint8) for _ in range(count))
 
     def _best_level(self, downsample: float) -> int:
         finer = [
@@ -164,7 +189,7 @@ class Slide:
         width, height = size
         side = BLOCK_PX // factor * factor
         if width <= side and height <= side:
-            return _reduced(self._region(xy_l0, level, size), factor)
+            return averaged(self._pixels.region(xy_l0, level, size), factor)
         if width * height > MAX_READ_PX:
             raise SlideError(
                 f"{self.name}: no level is small enough to picture {width} x {height} px",
@@ -175,18 +200,11 @@ class Slide:
         for y in range(0, height, side):
             for x in range(0, width, side):
                 corner = (xy_l0[0] + round(x * scale), xy_l0[1] + round(y * scale))
-                block = self._region(corner, level, (min(side, width - x), min(side, height - y)))
-                image.paste(_reduced(block, factor), (x // factor, y // factor))
+                block = self._pixels.region(
+                    corner, level, (min(side, width - x), min(side, height - y))
+                )
+                image.paste(averaged(block, factor), (x // factor, y // factor))
         return image
-
-    def _region(self, xy_l0: tuple[int, int], level: int, size: tuple[int, int]) -> Image.Image:
-        with _one_line(self.path):
-            region = self._handle.read_region((int(xy_l0[0]), int(xy_l0[1])), level, size)
-        if region.getchannel("A").getextrema() == (255, 255):
-            return region.convert("RGB")
-        opaque = Image.new("RGB", size, self.background_rgb)
-        opaque.paste(region, mask=region)
-        return opaque
 
 
 def open_slide(path: Path) -> Slide:
@@ -194,12 +212,7 @@ def open_slide(path: Path) -> Slide:
 
     A slide of several files is named by one of them: any .dcm of a DICOM folder, the .mrxs.
     """
-    check_library(library_version())
-    head = _head(path)
-    with _one_line(path, head):
-        handle = openslide.OpenSlide(path)
-        handle.set_cache(openslide.OpenSlideCache(CACHE_BYTES))
-        slide = Slide(path, handle)
+    slide = Slide(path, Handle(path))
     width, height = slide.size_l0
     if max(width, height) > MAX_SIDE_PX or width * height > MAX_AREA_PX:
         slide.close()
@@ -209,69 +222,3 @@ def open_slide(path: Path) -> Slide:
         )
     log.debug("%s: %s, %d x %d px", slide.name, slide.vendor, width, height)
     return slide
-
-
-def library_version() -> str:
-    """Version of the OpenSlide library in use."""
-    return str(openslide.__library_version__)
-
-
-def check_library(version: str) -> None:
-    """Refuse an OpenSlide library with known holes, by MissingExtraError."""
-    if tuple(int(part) for part in re.findall(r"\d+", version)[:3]) < OLDEST_LIBRARY:
-        raise MissingExtraError(
-            f"OpenSlide {version} is older than {'.'.join(map(str, OLDEST_LIBRARY))} and unsafe",
-            hint="pip install --upgrade openslide-bin",
-        )
-
-
-def _head(path: Path) -> bytes:
-    """The first bytes of a regular file; asks first, as opening a FIFO would wait for ever."""
-    name = _printable(path.name)
-    try:
-        status = path.stat()
-        if stat.S_ISDIR(status.st_mode):
-            raise SlideError(
-                f"{name}: a folder, not a slide", hint="a DICOM slide is any .dcm of its folder"
-            )
-        if not stat.S_ISREG(status.st_mode):
-            raise SlideError(f"{name}: not a regular file")
-        if status.st_size == 0:
-            raise SlideError(f"{name}: an empty file", hint="copy the slide again")
-        with path.open("rb") as file:
-            return file.read(8)
-    except OSError as error:
-        raise SlideError(f"{name}: {error.strerror}", hint="check the path") from error
-    except ValueError as error:  # a NUL in the name
-        raise SlideError(f"{name}: {error}", hint="check the path") from error
-
-
-@contextmanager
-def _one_line(path: Path, head: bytes = b"") -> Iterator[None]:
-    """Turns OpenSlide's errors into a SlideError that names the file, without its folder."""
-    name = _printable(path.name)
-    try:
-        yield
-    except openslide.OpenSlideUnsupportedFormatError as error:
-        what = (
-            "a TIFF, but truncated, not tiled, or of an unknown kind"
-            if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-            else f"not a slide: it starts with {head!r}"
-        )
-        raise SlideError(
-            f"{name}: {what}",
-            hint="copy it again, or convert it: vips tiffsave IN OUT.tif --tile --pyramid",
-        ) from error
-    except openslide.OpenSlideError as error:
-        reason = _printable(str(error).replace(f"{path.parent}{os.sep}", ""))
-        raise SlideError(f"{name}: {reason}", hint="the file is damaged: copy it again") from error
-
-
-def _reduced(image: Image.Image, factor: int) -> Image.Image:
-    return image.reduce(factor) if factor > 1 else image
-
-
-def _printable(text: str) -> str:
-    return "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
-    )

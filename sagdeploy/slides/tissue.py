@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
-from skimage.filters import threshold_otsu
 
 from sagdeploy.errors import NotAnalysableError
 from sagdeploy.slides.slide import Slide
@@ -107,11 +106,28 @@ def tissue_mask(rgb: NDArray[np.uint8]) -> Mask:
     return _segment(rgb)[0]
 
 
+def otsu_threshold(values: NDArray[np.float32]) -> float:
+    """The value that parts others best in two: Otsu's, of 256 bins; of equal ones, theirs.
+
+    scikit-image has it too, but is slow to import for a program that needs no more of it.
+    """
+    if values.min() == values.max():
+        return float(values.flat[0])
+    counts, edges = np.histogram(values, 256)
+    centres = (edges[:-1] + edges[1:]) / 2
+    below, above = counts.cumsum(), counts[::-1].cumsum()[::-1]  # with the bin, and from it on
+    sums = counts * centres
+    mean_below = sums.cumsum() / np.maximum(below, 1)
+    mean_above = sums[::-1].cumsum()[::-1] / np.maximum(above, 1)
+    between = below[:-1] * above[1:] * (mean_below[:-1] - mean_above[1:]) ** 2
+    return float(centres[between.argmax()])
+
+
 def _segment(rgb: NDArray[np.uint8]) -> tuple[Mask, float]:
     """The mask, and the threshold it was made with."""
     light = _light(rgb)
     colour = _colour(light)
-    otsu = threshold_otsu(np.minimum(colour, DEEP))  # type: ignore[no-untyped-call] # has no types
+    otsu = otsu_threshold(np.minimum(colour, DEEP))
     threshold = float(np.clip(otsu, PALEST_THRESHOLD, DEEPEST_THRESHOLD))
     clear = ~_ink(light, colour)
     coloured = (colour > threshold) & clear

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sagdeploy.errors import MissingExtraError, SagError, SlideError
-from sagdeploy.slides.slide import BLOCK_PX, MAX_SIDE_PX, check_library, open_slide
+from sagdeploy.slides.library import check_library
+from sagdeploy.slides.slide import BLOCK_PX, MAX_SIDE_PX, open_slide
 
 Pixels = NDArray[np.uint8]
 

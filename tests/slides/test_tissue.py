@@ -5,13 +5,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
+from skimage.filters import threshold_otsu
 
 from sagdeploy.errors import NotAnalysableError
 from sagdeploy.slides.slide import open_slide
-from sagdeploy.slides.tissue import TissueMask, find_tissue, tissue_mask
+from sagdeploy.slides.tissue import TissueMask, find_tissue, otsu_threshold, tissue_mask
 
 Pixels = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
@@ -35,6 +38,15 @@ INKS = {
     "dark blue": (20, 33, 114),
     "red": (196, 22, 28),
 }
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(0, 400), st.floats(0, 0.3))
+def test_the_threshold_is_otsus(seed: int, nuclei: int, depth: float) -> None:
+    rng = np.random.default_rng(seed)
+    parts = [rng.normal(0.05, 0.02, 300), rng.normal(depth, 0.05, nuclei)]
+    colour = np.concatenate(parts).clip(0, 0.25).astype(np.float32)
+    for values in (colour, colour[:1]):
+        assert otsu_threshold(values) == pytest.approx(threshold_otsu(values), rel=1e-6)  # type: ignore[no-untyped-call] # has no types
 
 
 def ellipse(width: int = WIDTH, height: int = HEIGHT) -> Mask:
