@@ -22,6 +22,19 @@ def group(leader: int) -> list[int]:
     return [pid for pid in pids if _stat(pid)[2:3] == [str(leader)]]
 
 
+def tree(root: int) -> list[int]:
+    """A process and all that it started, directly or not."""
+    parents = {
+        int(path.name): stat[1]
+        for path in Path("/proc").iterdir()
+        if path.name.isdecimal() and (stat := _stat(int(path.name)))
+    }
+    found = [root]
+    for pid in found:
+        found += [child for child, parent in parents.items() if parent == str(pid)]
+    return found
+
+
 @dataclass(slots=True)
 class Usage:
     """What a block took of the machine."""

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from sagdeploy.errors import NotAnalysableError
 from sagdeploy.pipeline.outcome import one_line
-from sagdeploy.slides.slide import Slide, open_slide
+from sagdeploy.slides.isolation import open_isolated
+from sagdeploy.slides.slide import Slide
 from sagdeploy.slides.tissue import find_tissue
 
 
@@ -13,7 +14,7 @@ def describe_slide(path: Path, *, mpp: float | None, trust_mpp: bool) -> dict[st
 
     Nothing of the vendor's free text is shown: it may name the patient.
     """
-    with open_slide(path) as slide:
+    with open_isolated(path) as slide:
         return {
             "size_l0": list(slide.size_l0),
             **_scale(slide, mpp, trust_mpp),

@@ -4,18 +4,24 @@ A bag that fits is one request to the ensemble. A larger one is streamed through
 and the diagnosis network is asked once, for the features. The numbers are the same.
 """
 
+import logging
 from collections.abc import Sequence
+from contextlib import ExitStack
 
 from sagdeploy.manifest import Manifest, diagnosis_name, extractor_name
+from sagdeploy.pipeline.flow import Flow
 from sagdeploy.pipeline.stream import (
     Progress,
     TileReader,
+    all_tiles,
     extractor_of,
-    read_batch,
     stream_features,
+    untold,
 )
 from sagdeploy.serving.engine import REQUEST_BYTES, Arrays, Diagnosis, Engine, check_diagnosis
 from sagdeploy.slides.tiling import Tiles
+
+log = logging.getLogger(__name__)
 
 
 def diagnose_tiles(
@@ -25,31 +31,42 @@ def diagnose_tiles(
     manifest: Manifest,
     *,
     workers: int | None = None,
-    progress: Progress = lambda count: None,
+    progress: Progress = untold,
+    flow: Flow | None = None,
 ) -> Diagnosis:
     """The diagnosis of a bag of tiles, checked.
 
     Every request names the manifest's version: features of one never meet the head of another.
 
     tiles: one a magnification, in the manifest's order
+    flow:  is told where the time went
     """
+    flow = Flow() if flow is None else flow
     counts = [len(level) for level in tiles]
     if _fits_one_request(tiles, engine, manifest):
-        outputs = _ask_ensemble(slide, tiles, engine, manifest)
+        outputs = _ask_ensemble(slide, tiles, engine, manifest, workers, flow)
         progress(sum(counts))
     else:
-        outputs = _stream(slide, tiles, engine, manifest, workers, progress)
+        outputs = _stream(slide, tiles, engine, manifest, workers, progress, flow)
+    log.info("%d tiles in %.1f s, %s", flow.tiles, flow.seconds, flow.bound)
     return check_diagnosis(outputs, manifest, counts)
 
 
 def _ask_ensemble(
-    slide: TileReader, tiles: Sequence[Tiles], engine: Engine, manifest: Manifest
+    slide: TileReader,
+    tiles: Sequence[Tiles],
+    engine: Engine,
+    manifest: Manifest,
+    workers: int | None,
+    flow: Flow,
 ) -> Arrays:
-    inputs = {
-        name: read_batch(slide, level, 0, len(level))
-        for name, level in zip(manifest.tensors("tiles"), tiles, strict=True)
-    }
-    return engine.infer(manifest.name, inputs, version=manifest.version)
+    with ExitStack() as bags:
+        inputs = {
+            name: bags.enter_context(all_tiles(slide, level, workers=workers, flow=flow))
+            for name, level in zip(manifest.tensors("tiles"), tiles, strict=True)
+        }
+        with flow.of(0), flow.inferring():
+            return engine.infer(manifest.name, inputs, version=manifest.version)
 
 
 def _stream(
@@ -59,12 +76,21 @@ def _stream(
     manifest: Manifest,
     workers: int | None,
     progress: Progress,
+    flow: Flow,
 ) -> Arrays:
     infer = extractor_of(
         engine, extractor_name(manifest.name), manifest.extractor.features, manifest.version
     )
     features = {
-        name: stream_features(slide, level, infer, workers=workers, progress=progress)
+        name: stream_features(
+            slide,
+            level,
+            infer,
+            workers=workers,
+            pace=engine.pace,
+            progress=progress,
+            flow=flow,
+        )
         for name, level in zip(manifest.tensors("features"), tiles, strict=True)
     }
     return engine.infer(diagnosis_name(manifest.name), features, version=manifest.version)

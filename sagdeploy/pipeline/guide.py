@@ -14,7 +14,7 @@ from sagdeploy.guidance.annotations import Annotations, write_geojson
 from sagdeploy.guidance.weights import area_ratios
 from sagdeploy.pipeline.heuristic import HULLS, Heuristic, Regions, regions_of
 from sagdeploy.pipeline.outcome import SlideOutcome, each_slide
-from sagdeploy.slides.slide import open_slide
+from sagdeploy.slides.isolation import open_isolated
 from sagdeploy.slides.tiling import Tiles, coverage
 from sagdeploy.slides.tissue import TissueMask, find_tissue
 
@@ -77,7 +77,7 @@ def _placed_bag(row: CohortSlide, path: Path) -> Bag:
     bag = load_bag(path)
     if bag.header.mpp is not None:
         return bag
-    with open_slide(row.located()) as slide:
+    with open_isolated(row.located()) as slide:
         mpp = slide.resolve_mpp(override=row.mpp, source="cohort")
         size_l0 = bag.header.slide_size_l0 or slide.size_l0
     bag = load_bag(path, mpp=mpp)
@@ -116,7 +116,7 @@ def _unplaced(bag: Bag) -> BagError:
 
 
 def _tissue(row: CohortSlide) -> TissueMask:
-    with open_slide(row.located()) as slide:
+    with open_isolated(row.located()) as slide:
         return find_tissue(slide)
 
 

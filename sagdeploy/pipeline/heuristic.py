@@ -12,7 +12,7 @@ from sagdeploy.guidance.cells import cell_regions, read_cells
 from sagdeploy.guidance.masks import SUFFIXES, read_mask
 from sagdeploy.guidance.ndpa import read_ndpa_cells
 from sagdeploy.pipeline.detection import find_cells
-from sagdeploy.slides.slide import open_slide
+from sagdeploy.slides.isolation import open_isolated
 from sagdeploy.slides.tissue import find_tissue
 
 Heuristic = Literal["annotations", "mask", "cells", "detected-cells"]
@@ -54,7 +54,7 @@ def _cells(row: CohortSlide, size_l0: tuple[int, int], slide_mpp: float) -> NDAr
     if path.suffix.lower() in SUFFIXES:
         return read_cell_map(path, size_l0=size_l0, slide_mpp=slide_mpp)
     if path.suffix.lower() == ".ndpa":
-        with open_slide(row.located()) as slide:
+        with open_isolated(row.located()) as slide:
             offset_nm = slide.centre_offset_nm
         return read_ndpa_cells(
             path, size_l0=size_l0, slide_mpp=slide_mpp, centre_offset_nm=offset_nm
@@ -63,5 +63,5 @@ def _cells(row: CohortSlide, size_l0: tuple[int, int], slide_mpp: float) -> NDAr
 
 
 def _detected(row: CohortSlide, slide_mpp: float) -> NDArray[np.float64]:
-    with open_slide(row.located()) as slide:
+    with open_isolated(row.located()) as slide:
         return find_cells(slide, find_tissue(slide), slide_mpp=slide_mpp)

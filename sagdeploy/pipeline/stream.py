@@ -1,84 +1,145 @@
 """The tile stream: tiles of a slide through an extractor, in bounded memory.
 
 Features for training and for a diagnosis are made here and nowhere else, so the two cannot
-drift apart. Reading and inference overlap: each worker reads a batch and has it inferred,
-so memory holds one batch a worker, whatever the slide.
+drift apart. Reading and inference overlap: each worker reads a batch into its own buffer and
+has it inferred from there, so memory holds one batch a worker, whatever the slide, and whoever
+is slow slows the others down.
 """
 
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import chain, pairwise
+from contextlib import contextmanager
+from itertools import chain
+from queue import SimpleQueue
+from threading import Semaphore
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sagdeploy.errors import EngineError, ModelError
-from sagdeploy.serving.engine import Engine
+from sagdeploy.pipeline.flow import Flow
+from sagdeploy.serving.engine import ON_CORES, Engine, Pace
 from sagdeploy.slides.tiling import Tiles
-
-BATCH_TILES = 16
-"""Tiles a batch: past 8 a CPU gains nothing, and HTTP is at its best from 16."""
 
 BATCH_BYTES = 32 << 20
 """Largest batch, for crops of thousands of pixels; half of Triton's default limit."""
 
+STRIPE_L0 = 1 << 14
+"""Width of what is read row by row. Two rows of tiles need the same JPEG tiles; those of a
+stripe, decoded, are 64 MB at most, which readers keep, so that each is decoded once."""
+
 Progress = Callable[[int], None]
 """Told how many more tiles are done."""
 
+Infer = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+"""uint8 (n, H, W, 3) -> float32 (n, E); called from several threads."""
+
+
+def untold(count: int) -> None:
+    """A Progress that tells nobody."""
+
 
 class TileReader(Protocol):
-    """Where pixels come from: a `slides.slide.Slide`, or what stands in for one."""
+    """Where pixels come from: a `slides.slide.Slide`, or what stands in for one.
+
+    Asked by several threads at once. What can only `read` has the rest by inheriting.
+    """
 
     def read(
         self, xy_l0: tuple[int, int], size_l0: tuple[int, int], size_px: tuple[int, int]
     ) -> NDArray[np.uint8]:
-        """A region as RGB (h, w, 3), resampled to `size_px`. Called from several threads."""
+        """A region as RGB (h, w, 3), resampled to `size_px`."""
         ...
 
+    def read_tiles(
+        self,
+        xy_l0: NDArray[np.int64],
+        *,
+        size_l0: tuple[int, int],
+        size_px: tuple[int, int],
+        out: NDArray[np.uint8],
+    ) -> None:
+        """Fill `out`, uint8 RGB (n, h, w, 3), with what `read` gives of each corner."""
+        for pixels, (x, y) in zip(out, xy_l0.tolist(), strict=True):
+            pixels[:] = self.read((x, y), size_l0, size_px)
 
-def read_batch(slide: TileReader, tiles: Tiles, start: int, stop: int) -> NDArray[np.uint8]:
-    """Tiles `start` to `stop` as uint8 RGB (N, H, W, 3)."""
-    width, height = tiles.size_px
-    batch = np.empty((stop - start, height, width, 3), np.uint8)
-    for row, (x, y) in zip(batch, tiles.xy_l0[start:stop].tolist(), strict=True):
-        row[:] = slide.read((x, y), tiles.size_l0, tiles.size_px)
-    return batch
+    @contextmanager
+    def buffers(
+        self, count: int, shape: tuple[int, ...]
+    ) -> Iterator[tuple[NDArray[np.uint8], ...]]:
+        """Arrays that `read_tiles` fills without a copy, for as long as the block lasts."""
+        yield tuple(np.empty(shape, np.uint8) for _ in range(count))
 
 
 def stream_features(
     slide: TileReader,
     tiles: Tiles,
-    infer: Callable[[NDArray[np.uint8]], NDArray[np.float32]],
+    infer: Infer,
     *,
     workers: int | None = None,
-    progress: Progress = lambda count: None,
+    pace: Pace = ON_CORES,
+    progress: Progress = untold,
+    flow: Flow | None = None,
 ) -> NDArray[np.float32]:
     """Features of all tiles in their order, float32 (N, E).
 
-    infer:   uint8 (n, H, W, 3) -> float32 (n, E); called from several threads
-    workers: batches read and inferred at once; all cores by default
+    workers: batches in memory at once; by default one a core that reads, and two a request in
+        flight, of which one is ready to follow it
+    pace:    the engine's
+    flow:    is told where the time went
     """
+    flow = Flow() if flow is None else flow
+    spans = batches(tiles, pace.batch_tiles)
+    workers = min(workers or cores() + 2 * pace.in_flight, len(spans))
+    reading, asking = Semaphore(cores()), Semaphore(pace.in_flight or workers)
+    idle: SimpleQueue[NDArray[np.uint8]] = SimpleQueue()
 
-    def work(span: tuple[int, int]) -> NDArray[np.float32]:
-        features = infer(read_batch(slide, tiles, *span))
-        progress(span[1] - span[0])
+    def work(span: NDArray[np.int64]) -> NDArray[np.float32]:
+        buffer = idle.get()  # there are as many as workers
+        try:
+            batch = buffer[: len(span)]
+            with flow.reading(), reading:
+                _read(slide, tiles, span, batch)
+            with flow.inferring(), asking:
+                features = infer(batch)
+        finally:
+            idle.put(buffer)
+        progress(len(span))
         return features
 
-    spans = list(batches(tiles))
-    with ThreadPoolExecutor(workers or cores()) as pool:
+    shape = (len(spans[0]), *tiles.size_px[::-1], 3)
+    with flow.of(len(tiles)), slide.buffers(workers, shape) as buffers, _pool(workers) as pool:
+        for buffer in buffers:
+            idle.put(buffer)
         parts = pool.map(work, spans)
         first = next(parts)
         features = np.empty((len(tiles), first.shape[1]), np.float32)  # never all of it twice
-        for (start, stop), part in zip(spans, chain([first], parts), strict=True):
-            features[start:stop] = part
+        for span, part in zip(spans, chain([first], parts), strict=True):
+            features[span] = part
     return features
 
 
-def extractor_of(
-    engine: Engine, model: str, features: int, version: int | None = None
-) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
+@contextmanager
+def all_tiles(
+    slide: TileReader, tiles: Tiles, *, workers: int | None = None, flow: Flow | None = None
+) -> Iterator[NDArray[np.uint8]]:
+    """All tiles at once, uint8 RGB (N, H, W, 3), for as long as the block lasts."""
+    flow = Flow() if flow is None else flow
+    with slide.buffers(1, (len(tiles), *tiles.size_px[::-1], 3)) as (batch,):
+
+        def work(span: NDArray[np.int64]) -> None:
+            with flow.reading():
+                _read(slide, tiles, span, batch[span[0] : span[-1] + 1])
+
+        parts = min(workers or cores(), len(tiles))
+        with flow.of(len(tiles)), _pool(parts) as pool:
+            list(pool.map(work, np.array_split(np.arange(len(tiles)), parts)))
+        yield batch
+
+
+def extractor_of(engine: Engine, model: str, features: int, version: int | None = None) -> Infer:
     """`infer` of stream_features for an engine's extractor, its answers checked."""
 
     def infer(batch: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -95,13 +156,35 @@ def extractor_of(
     return infer
 
 
-def batches(tiles: Tiles) -> Iterator[tuple[int, int]]:
-    """(start, stop) of the batches that cover all tiles, in order."""
+def batches(tiles: Tiles, most: int) -> list[NDArray[np.int64]]:
+    """Which tiles make up each batch, at most `most` of them: stripe by stripe, row by row."""
     tile_bytes = 3 * tiles.size_px[0] * tiles.size_px[1]
-    size = max(1, min(BATCH_TILES, BATCH_BYTES // tile_bytes))
-    yield from pairwise([*range(0, len(tiles), size), len(tiles)])
+    size = max(1, min(most, BATCH_BYTES // tile_bytes))
+    order = np.argsort(tiles.xy_l0[:, 0] // STRIPE_L0, kind="stable")
+    return [order[start : start + size] for start in range(0, len(order), size)]
 
 
 def cores() -> int:
     """Cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _read(slide: TileReader, tiles: Tiles, span: NDArray[np.int64], out: NDArray[np.uint8]) -> None:
+    xy_l0 = tiles.xy_l0[span]
+    slide.read_tiles(xy_l0, size_l0=tiles.size_l0, size_px=tiles.size_px, out=out)
+
+
+@contextmanager
+def _pool(workers: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads that do what the block gives them, or drop it where the block fails.
+
+    Who interrupts does not wait for those that are still at work, maybe with a server that is
+    away: as slide and engine are closed, they end.
+    """
+    pool = ThreadPoolExecutor(workers)
+    try:
+        yield pool
+    except BaseException as error:
+        pool.shutdown(wait=isinstance(error, Exception), cancel_futures=True)
+        raise
+    pool.shutdown()

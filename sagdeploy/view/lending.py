@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sagdeploy.errors import SlideError
-from sagdeploy.slides.slide import Slide, open_slide
+from sagdeploy.slides.isolation import open_isolated
+from sagdeploy.slides.slide import Slide
 
 KEPT = 4
 """Open slides that nobody reads; each may hold a cache of decoded tiles."""
@@ -31,7 +32,7 @@ class OpenSlides:
 
     @contextmanager
     def lend(self, path: Path) -> Iterator[Slide]:
-        """The open slide of a file; raises SlideError as `open_slide` does."""
+        """The open slide of a file; raises SlideError as `open_isolated` does."""
         loan = self._take(path)
         try:
             yield loan.slide
@@ -53,7 +54,7 @@ class OpenSlides:
 
     def _take(self, path: Path) -> _Loan:
         with self._lock:
-            loan = self._loans.pop(path, None) or _Loan(open_slide(path))
+            loan = self._loans.pop(path, None) or _Loan(open_isolated(path))
             self._loans[path] = loan  # last in order: most lately used
             loan.readers += 1
             return loan

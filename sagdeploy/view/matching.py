@@ -8,7 +8,7 @@ from sagdeploy.errors import SlideError
 from sagdeploy.files import sha256_of
 from sagdeploy.pipeline.inputs import collect_slides
 from sagdeploy.report.record import SlideRecord
-from sagdeploy.slides.slide import open_slide
+from sagdeploy.slides.isolation import open_isolated
 
 Identity = tuple[Path, int, int]
 """A file as it is now: path, bytes, time of its last change."""
@@ -52,7 +52,7 @@ class SlideFinder:
         identity = _identity(path)
         if identity not in self._sizes:
             try:
-                with open_slide(path) as slide:
+                with open_isolated(path) as slide:
                     self._sizes[identity] = slide.size_l0
             except SlideError:
                 self._sizes[identity] = None
