@@ -1,24 +1,55 @@
-"""Diagnose many slides: one record each, whatever happens to any of them."""
+"""Diagnose many slides: one record each, whatever happens to any of them.
+
+The same command goes on where a run ended: `resume` says what can stay as it is.
+"""
 
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from collections.abc import Collection, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
-from tempfile import TemporaryFile
 
-from sagdeploy.errors import OutputError
-from sagdeploy.files import write_json
+from sagdeploy.errors import EngineError
+from sagdeploy.pipeline.cluster import Spread, one_by_one
+from sagdeploy.pipeline.flow import Flow
 from sagdeploy.pipeline.inputs import SlideInput
+from sagdeploy.pipeline.journal import Journal, sole_run
 from sagdeploy.pipeline.outcome import Report, SlideOutcome, exit_code, outcome_of
 from sagdeploy.pipeline.predict import PredictOptions, predict_slide
-from sagdeploy.pipeline.stream import Progress
+from sagdeploy.pipeline.run import RunFacts
+from sagdeploy.pipeline.stream import Progress, untold
 from sagdeploy.pipeline.versions import ModelChoice, by_one_version
-from sagdeploy.report.folder import write_failure, write_results
+from sagdeploy.report.findings import placeless
+from sagdeploy.report.folder import read_record, write_failure, write_results
 from sagdeploy.report.record import PredictionRecord
-from sagdeploy.report.tables import write_predictions
+from sagdeploy.report.tables import PREDICTIONS, write_predictions
+from sagdeploy.resume import check_free, check_one_kind, is_current, options_of, other_results
 from sagdeploy.serving.engine import Engine
-from sagdeploy.slides.slide import open_slide
+from sagdeploy.slides.isolation import open_isolated
+
+
+@dataclass(frozen=True, slots=True)
+class SlideTask:
+    """All that one slide needs but an engine; plain values, which can be sent elsewhere."""
+
+    slide: SlideInput
+    model: ModelChoice
+    out: Path
+    options: PredictOptions
+    known_sha256: str | None = None
+    """That the record of an earlier run has to have; None where nobody knows."""
+
+
+@dataclass(frozen=True, slots=True)
+class SlideResult:
+    """How one slide ended, and the record that is written of it."""
+
+    outcome: SlideOutcome
+    record: PredictionRecord
+    seconds: float
+    bound: str | None = None
+    """SlideRow.bound"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +60,11 @@ class Batch:
     model: ModelChoice
     out: Path
     options: PredictOptions
+    overwrite: bool = False
+    """Do again what another model, or other parameters, made in `out`."""
+
+    fail_fast: bool = False
+    """Stop at the first slide that is not done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +73,13 @@ class BatchResult:
 
     records: tuple[PredictionRecord, ...]
     outcomes: tuple[SlideOutcome, ...]
+    slides: int
+    """How many there were; more than records where the batch was stopped."""
+
+    @property
+    def exit_code(self) -> int:
+        """Of the whole batch."""
+        return exit_code(self.outcomes, self.slides)
 
 
 def predict_batch(
@@ -44,50 +87,135 @@ def predict_batch(
     batch: Batch,
     *,
     report: Report = lambda outcome: outcome,
-    progress: Progress = lambda count: None,
+    progress: Progress = untold,
+    spread: Spread = one_by_one,
 ) -> BatchResult:
     """Diagnose slides into `out/<slide_id>/`, with `predictions.csv` and `run.json` beside.
 
-    Raises OutputError, before any slide is read, where `out` cannot be written.
+    spread: over which processes
+
+    Raises OutputError, before any slide is read, where `out` cannot be written, another run
+    writes into it, or it holds results of another model or of other parameters.
     """
-    _check_writable(batch.out)
-    started = time.time()
-    records, outcomes, seconds = [], [], []
-    for slide in slides:
-        begun = time.perf_counter()
-        record, outcome = _one(slide, batch, progress)
-        seconds.append(round(time.perf_counter() - begun, 3))
-        records.append(record)
-        outcomes.append(outcome)
-        report(outcome)
-    result = BatchResult(tuple(records), tuple(outcomes))
-    write_predictions(batch.out / "predictions.csv", result.records)
-    write_json(batch.out / "run.json", _run(batch, result, seconds, started))
-    return result
+    ids = [slide.slide_id for slide in slides]
+    facts = RunFacts(
+        "predict", placeless(batch.engine.description), batch.model.name, asdict(batch.options)
+    )
+    table = _Table(batch.out, ids)
+    results: dict[str, SlideResult] = {}
+    with sole_run(
+        batch.out,
+        facts,
+        ids,
+        begin=lambda journal: _begin(slides, batch, journal, table),
+        table=table.write,
+    ) as journal:
+        known = journal.known()
+        tasks = [
+            SlideTask(slide, batch.model, batch.out, batch.options, known.get(slide.slide_id))
+            for slide in slides
+        ]
+        work = partial(do_slide, batch.engine)
+        with closing(spread(work, tasks, _lost, progress)) as ended:
+            for result in ended:
+                slide_id = result.outcome.slide_id
+                results[slide_id] = result
+                table.records[slide_id] = result.record
+                _note(journal, result)
+                report(result.outcome)
+                if batch.fail_fast and result.outcome.status != "done":
+                    journal.stop()
+                    break
+    in_order = [results[slide_id] for slide_id in ids if slide_id in results]
+    return BatchResult(
+        tuple(result.record for result in in_order),
+        tuple(result.outcome for result in in_order),
+        len(ids),
+    )
 
 
-def _one(
-    slide: SlideInput, batch: Batch, progress: Progress
-) -> tuple[PredictionRecord, SlideOutcome]:
-    folder = batch.out / slide.slide_id
-    written: list[PredictionRecord] = []
+def do_slide(engine: Engine, task: SlideTask, progress: Progress) -> SlideResult:
+    """Diagnose one slide into `out/<slide_id>/`, unless that is done already.
+
+    Whoever does the same task, here or elsewhere, once or again, writes the same bytes, each time
+    as a whole: only the seconds differ.
+    """
+    begun = time.perf_counter()
+    slide, folder = task.slide, task.out / task.slide.slide_id
+    records: list[PredictionRecord] = []
+    flow = Flow()
 
     def work() -> str:
-        with open_slide(slide.path) as opened:
+        options = options_of(slide, task.options)
+        record = read_record(folder)
+        if record is not None and is_current(
+            record,
+            folder,
+            slide,
+            manifest=task.model.manifest(engine),
+            options=options,
+            known_sha256=task.known_sha256,
+        ):
+            records.append(record)
+            return f"up to date: {_sentence(record)}"
+        with open_isolated(slide.path) as opened:
             prediction = by_one_version(
-                batch.engine,
-                batch.model,
+                engine,
+                task.model,
                 lambda manifest: predict_slide(
-                    opened, slide.slide_id, batch.engine, manifest, batch.options, progress
+                    opened, slide.slide_id, engine, manifest, options, progress, flow
                 ),
             )
-            written.append(write_results(prediction, opened, folder))
-        return _sentence(written[0])
+            records.append(write_results(prediction, opened, folder))
+        return _sentence(records[0])
 
-    outcome = outcome_of(slide.slide_id, work)
-    if outcome.status != "done":
-        return write_failure(outcome, folder), outcome
-    return written[0], outcome
+    outcome = outcome_of(slide.slide_id, work, slide.path)
+    record = records[0] if outcome.status == "done" else write_failure(outcome, folder)
+    return SlideResult(outcome, record, time.perf_counter() - begun, flow.bound)
+
+
+def _lost(task: SlideTask, reason: str) -> SlideResult:
+    """What is left of a slide that no worker could end."""
+    outcome = SlideOutcome(task.slide.slide_id, "failed", EngineError.exit_code, reason)
+    return SlideResult(outcome, write_failure(outcome, task.out / task.slide.slide_id), 0.0)
+
+
+def _note(journal: Journal, result: SlideResult) -> None:
+    model = result.record.model
+    journal.add(
+        result.outcome,
+        seconds=result.seconds,
+        bound=result.bound,
+        sha256=result.record.sha256,
+        version=model.version if model else None,
+    )
+
+
+@dataclass(slots=True)
+class _Table:
+    """`predictions.csv`: one row for each slide of the batch, then those of earlier runs."""
+
+    out: Path
+    slide_ids: Sequence[str]
+    records: dict[str, PredictionRecord] = field(default_factory=dict)
+    others: Sequence[str] = ()
+
+    def write(self, finished: Collection[str]) -> str:
+        """Write what is known now of the slides that are finished, and return its SHA-256."""
+        done = [self.records[name] for name in self.slide_ids if name in finished]
+        others = [record for name in self.others if (record := read_record(self.out / name))]
+        unfinished = [name for name in self.slide_ids if name not in finished]
+        return write_predictions(self.out / PREDICTIONS, [*done, *others], unfinished)
+
+
+def _begin(slides: Sequence[SlideInput], batch: Batch, journal: Journal, table: _Table) -> None:
+    """Look at what is in `out` before anything is written there."""
+    check_free(batch.out, slides)
+    journal.earlier = other_results(batch.out, table.slide_ids, journal.known())
+    table.others = tuple(journal.earlier)
+    if not batch.overwrite and any(path.is_dir() for path in batch.out.iterdir()):
+        manifest = batch.model.manifest(batch.engine)
+        check_one_kind(batch.out, slides, table.others, manifest=manifest, options=batch.options)
 
 
 def _sentence(record: PredictionRecord) -> str:
@@ -95,40 +223,3 @@ def _sentence(record: PredictionRecord) -> str:
     prediction = record.prediction
     cautions = "".join(f"; {caution.code}: {caution.message}" for caution in record.warnings)
     return f"{prediction.label} {prediction.probabilities[prediction.label]:.3f}{cautions}"
-
-
-def _check_writable(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=out):
-            pass
-    except OSError as error:
-        raise OutputError(
-            f"{out}: cannot be written: {error.strerror}", hint="choose another --out"
-        ) from error
-
-
-def _run(
-    batch: Batch, result: BatchResult, seconds: Sequence[float], started: float
-) -> dict[str, object]:
-    """What ran, with which versions, what failed and why; the only file that holds times."""
-    rows = [
-        asdict(outcome) | {"seconds": duration}
-        for outcome, duration in zip(result.outcomes, seconds, strict=True)
-    ]
-    return {
-        "schema_version": 1,
-        "started": _utc(started),
-        "ended": _utc(time.time()),
-        "sagdeploy": version("sagdeploy"),
-        "engine": batch.engine.description,
-        "model": batch.model.name,
-        "model_versions": sorted({r.model.version for r in result.records if r.model}),
-        "options": asdict(batch.options),
-        "exit_code": exit_code(result.outcomes),
-        "slides": rows,
-    }
-
-
-def _utc(seconds: float) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))

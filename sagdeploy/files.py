@@ -1,23 +1,28 @@
-"""Write a file whole or not at all, and name it safely.
+"""Write a file, or a folder of them, whole or not at all, and name it safely.
 
-A reader never sees half a file: data goes to a temporary name in the same folder, is
-flushed to the disk, and takes its final name in one step.
+A reader never sees half of either: data goes to a temporary name in the same folder, is
+flushed to the disk, and takes its final name in one step. What a kill leaves under a temporary
+name, `sweep` clears away.
 """
 
 import hashlib
 import json
 import os
 import re
+import shutil
 import unicodedata
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from tempfile import NamedTemporaryFile
+from tempfile import NamedTemporaryFile, mkdtemp
 from typing import Any
 
 from sagdeploy.errors import ConfigError, OutputError
 
 PARTIAL_PREFIX = ".partial-"
+NEW, OLD = "new", "old"
+"""Inside a temporary folder: what is to be published, and what it replaces."""
+
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -42,6 +47,50 @@ def write_whole(path: Path) -> Iterator[Path]:
         raise _unwritable(path, error) from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """An empty hidden folder, which becomes `folder` when the block ends well.
+
+    A folder cannot be replaced in one step: the old one is put aside, then the new one takes its
+    name. Between the two, both are whole; `sweep` takes the second step for whoever was killed.
+    The files in it are flushed by whoever writes them: `write_whole` does.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(mkdtemp(dir=folder.parent, prefix=PARTIAL_PREFIX))
+        fresh = work / NEW / folder.name
+        fresh.mkdir(parents=True)
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+    try:
+        yield fresh
+        _flush_folder(fresh)
+        if folder.exists():
+            (work / OLD).mkdir()
+            folder.rename(work / OLD / folder.name)
+        fresh.rename(folder)
+        _flush_folder(folder.parent)
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+    finally:
+        _settle(work)
+
+
+def sweep(folder: Path) -> None:
+    """Clear away what killed writers left in a folder that nobody else writes now.
+
+    OutputError where it cannot be.
+    """
+    try:
+        for path in sorted(folder.glob(f"{PARTIAL_PREFIX}*")):
+            if path.is_dir() and not path.is_symlink():
+                _settle(path)
+            else:
+                path.unlink()
+    except OSError as error:
+        raise _unwritable(folder, error) from error
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -91,11 +140,29 @@ def _publish(partial: Path, path: Path) -> None:
         os.fsync(file.fileno())
     partial.chmod(0o644)
     os.replace(partial, path)
-    folder = os.open(path.parent, os.O_RDONLY)
+    _flush_folder(path.parent)
+
+
+def _flush_folder(folder: Path) -> None:
+    """Have the disk hold the names in a folder, too."""
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(descriptor)
     finally:
-        os.close(folder)
+        os.close(descriptor)
+
+
+def _settle(work: Path) -> None:
+    """Remove a temporary folder, after the second step of a replacement that took only one."""
+    for old in work.glob(f"{OLD}/*"):
+        target = work.parent / old.name
+        for whole in (work / NEW / old.name, old):
+            if not target.exists():
+                with suppress(OSError):
+                    whole.rename(target)
+        if not target.exists():
+            return  # better a stale folder than no result
+    shutil.rmtree(work, ignore_errors=True)
 
 
 def _unwritable(path: Path, error: OSError) -> OutputError:

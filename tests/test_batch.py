@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,12 @@ def test_the_run_says_what_ran_and_what_failed(result: BatchResult, out: Path) -
     assert run["exit_code"] == 8
     assert [row["exit_code"] for row in run["slides"]] == [0, 3]
     assert (run["model"], run["model_versions"]) == ("sag", [1])
+
+
+def test_the_run_says_what_bound_the_tiles(result: BatchResult, out: Path) -> None:
+    good, bad = json.loads((out / "run.json").read_text())["slides"]
+    assert re.fullmatch(r"(reader|extractor)-bound \d+ %", good["bound"])
+    assert bad["bound"] is None
 
 
 def test_nothing_half_written_is_left(result: BatchResult, out: Path) -> None:

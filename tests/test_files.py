@@ -15,6 +15,8 @@ from sagdeploy.files import (
     check_name,
     name_from,
     sha256_of,
+    sweep,
+    whole_folder,
     write_bytes,
     write_json,
     write_whole,
@@ -72,3 +74,42 @@ def test_two_texts_do_not_share_a_name(one: str, other: str) -> None:
 @given(st.dictionaries(st.text(), st.integers()))
 def test_canonical_json_says_what_it_was_given(value: dict[str, int]) -> None:
     assert json.loads(canonical_json(value)) == value
+
+
+def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    for content in (b"old", b"new"):
+        with whole_folder(tmp_path / "results") as partial:
+            write_bytes(partial / content.decode(), content)
+    assert os.listdir(tmp_path) == ["results"]
+    assert os.listdir(tmp_path / "results") == ["new"]
+
+
+def test_a_failure_while_a_folder_is_written_leaves_what_was_there(tmp_path: Path) -> None:
+    with whole_folder(tmp_path / "results") as partial:
+        write_bytes(partial / "old", b"")
+    with pytest.raises(RuntimeError), whole_folder(tmp_path / "results") as partial:
+        raise RuntimeError
+    assert os.listdir(tmp_path) == ["results"]
+    assert os.listdir(tmp_path / "results") == ["old"]
+
+
+@pytest.mark.parametrize(("left", "kept"), [({"old", "new"}, "new"), ({"old"}, "old")])
+def test_a_replacement_that_was_cut_off_between_its_steps_is_finished(
+    left: set[str], kept: str, tmp_path: Path
+) -> None:
+    for name in left:
+        place = tmp_path / ".partial-x" / name / "results"
+        place.mkdir(parents=True)
+        (place / name).touch()
+    sweep(tmp_path)
+    assert os.listdir(tmp_path) == ["results"]
+    assert os.listdir(tmp_path / "results") == [kept]
+
+
+def test_sweeping_touches_nothing_that_has_its_name(tmp_path: Path) -> None:
+    (tmp_path / "results").mkdir()
+    (tmp_path / ".partial-x" / "new" / "results").mkdir(parents=True)
+    (tmp_path / ".partial-y.csv").touch()
+    (tmp_path / ".partial-z").symlink_to(tmp_path / "results")
+    sweep(tmp_path)
+    assert os.listdir(tmp_path) == ["results"]

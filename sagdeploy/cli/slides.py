@@ -64,7 +64,9 @@ def synth(
 
 @app.command()
 def extract(
-    cohort: Cohort,
+    slides: Annotated[
+        list[Path], typer.Argument(help="cohort.csv; or slides, folders of them, patterns.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder of the bags.")],
     extractor: Annotated[
         str,
@@ -97,18 +99,30 @@ def extract(
         tuple[float, float, float], typer.Option(help="RGB deviation that FILE.onnx expects.")
     ] = (0.229, 0.224, 0.225),
     trust_mpp: Annotated[bool, typer.Option("--trust-mpp", help="Take any scale.")] = False,
+    fail_fast: Annotated[
+        bool, typer.Option("--fail-fast", help="Stop at the first slide that is not done.")
+    ] = False,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Slides at once, each in a process of its own.")
+    ] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(help="Address of a Dask scheduler, whose workers do the slides.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Turn a cohort's slides into bags of features; the same command resumes.
 
     Example: sagdeploy extract cohort.csv --out bags --extractor stain_texture
     """
-    from sagdeploy.bags.cohort import read_cohort
     from sagdeploy.cli.output import SlideProgress, say
+    from sagdeploy.pipeline.cluster import spread_over
     from sagdeploy.pipeline.extract import extract_cohort, served_extraction
+    from sagdeploy.pipeline.inputs import named_cohort
     from sagdeploy.slides.tiling import TilePlan
 
-    table = read_cohort(cohort, need_labels=False)
+    if scheduler:  # its workers have other working folders
+        slides, out = [path.absolute() for path in slides], out.absolute()
+    table = named_cohort(slides)
     tiles = TilePlan(plan, tuple(mpp or (0.5,)), tile_px, min_tissue, tuple(grid or ()))
     if server and weights:
         raise ConfigError("--weights are for an extractor in this process, not for a --server's")
@@ -120,11 +134,16 @@ def extract(
         source = ExtractorSource(extractor, weights, mean, std, tile_px)
         work = local_extraction(source, out, tiles, trust_mpp=trust_mpp)
     say(f"extractor {work.card.name}: {work.card.weights}")
-    with closing(work.engine), SlideProgress("slides", len(table.slides)) as progress:
-        outcomes = [
-            progress.slide(outcome) for outcome in extract_cohort(table, out, work, progress.tiles)
-        ]
-    _end(outcomes, json)
+    with (
+        closing(work.engine),
+        spread_over(workers, scheduler) as spread,
+        SlideProgress("slides", len(table.slides)) as progress,
+    ):
+        extracted = extract_cohort(
+            table, out, work, progress.tiles, fail_fast=fail_fast, spread=spread
+        )
+        outcomes = [progress.slide(outcome) for outcome in extracted]
+    _end(outcomes, len(table.slides), json)
 
 
 @app.command()
@@ -155,17 +174,18 @@ def guide(
             progress.slide(outcome)
             for outcome in guide_cohort(table, bags, tissue=tissue == "otsu", heuristic=source)
         ]
-    _end(outcomes, json)
+    _end(outcomes, len(table.slides), json)
 
 
-def _end(outcomes: list[SlideOutcome], json: bool) -> None:
+def _end(outcomes: list[SlideOutcome], slides: int, json: bool) -> None:
     from dataclasses import asdict
 
-    from sagdeploy.cli.output import say, show_json
+    from sagdeploy.cli.output import say, show_failures, show_json
     from sagdeploy.pipeline.outcome import exit_code
 
     if json:
         show_json([asdict(outcome) for outcome in outcomes])
-    failed = sum(outcome.status != "done" for outcome in outcomes)
-    say(f"{len(outcomes) - failed} slides done, {failed} not")
-    raise typer.Exit(exit_code(outcomes))
+    show_failures(outcomes)
+    done = sum(outcome.status == "done" for outcome in outcomes)
+    say(f"{done} slides done, {slides - done} not")
+    raise typer.Exit(exit_code(outcomes, slides))

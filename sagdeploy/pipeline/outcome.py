@@ -1,8 +1,10 @@
 """How one slide of a batch ended; every slide has exactly one outcome."""
 
 import logging
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, TypeVar
 
 from sagdeploy.errors import NotAnalysableError, OutputError, SagError
@@ -45,30 +47,60 @@ def each_slide(
         yield outcome_of(slide_id(item), lambda item=item: work(item))  # type: ignore[misc]
 
 
-def outcome_of(slide_id: str, work: Callable[[], str]) -> SlideOutcome:
-    """The outcome of `work` for one slide."""
+def outcome_of(slide_id: str, work: Callable[[], str], path: Path | None = None) -> SlideOutcome:
+    """The outcome of `work` for one slide.
+
+    path: of the slide, which may name a patient: messages call the slide by its id instead
+    """
     try:
         return SlideOutcome(slide_id, "done", 0, work())
     except OutputError:
         raise
     except SagError as error:
         status: Status = "not_analysable" if isinstance(error, NotAnalysableError) else "failed"
-        return SlideOutcome(slide_id, status, error.exit_code, one_line(error))
+        message = without_path(one_line(error), path, slide_id) if path else one_line(error)
+        return SlideOutcome(slide_id, status, error.exit_code, message)
     except Exception as error:
-        logger.exception("%s: a bug in sagdeploy", slide_id)
-        message = f"a bug in sagdeploy: {type(error).__name__}: {error}"
-        return SlideOutcome(slide_id, "failed", 1, " ".join(message.split()))
+        logger.debug("%s: a bug in sagdeploy", slide_id, exc_info=error)
+        return SlideOutcome(slide_id, "failed", BUG, bug_line(error))
 
 
-def exit_code(outcomes: Sequence[SlideOutcome]) -> int:
-    """0 if all is done, a lone slide's own code, else 8; 1 after a bug."""
+def exit_code(outcomes: Sequence[SlideOutcome], slides: int | None = None) -> int:
+    """0 if all is done, a lone slide's own code, else 8; 1 after a bug.
+
+    slides: how many there were, where the batch was stopped before some of them
+    """
     codes = {outcome.exit_code for outcome in outcomes}
     if BUG in codes or codes <= {0}:
         return max(codes & {BUG}, default=0)
-    return outcomes[0].exit_code if len(outcomes) == 1 else BATCH_FAILED
+    lone = max(slides or 0, len(outcomes)) == 1
+    return outcomes[0].exit_code if lone else BATCH_FAILED
 
 
 def one_line(error: SagError) -> str:
     """An error and its hint as one line without control characters."""
     text = f"{error}; {error.hint}" if error.hint else str(error)
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+def bug_line(error: Exception) -> str:
+    """What kind of unexpected error came up and where in our code, in one line.
+
+    Not its message: whoever wrote that did not know that it must name no path and no patient.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [frame for frame in frames if "sagdeploy" in Path(frame.filename).parts]
+    place = f" in {Path(ours[-1].filename).name}, line {ours[-1].lineno}" if ours else ""
+    return f"a bug in sagdeploy: {type(error).__name__}{place}; see --debug"
+
+
+def without_path(text: str, path: Path, slide_id: str) -> str:
+    """`text` with the slide's id wherever it names the slide's file or folder."""
+    folders = {path.parent, path.absolute().parent} - {Path(".")}
+    for folder in sorted(map(str, folders), key=len, reverse=True):
+        text = text.replace(f"{folder}/", "")
+    escaped = path.name.encode("unicode_escape").decode()
+    spaced = " ".join("".join(c if c.isprintable() else " " for c in path.name).split())
+    for name in (path.name, escaped, spaced):
+        text = text.replace(name, slide_id)
+    return text.replace(f"{path.stem}/", "")

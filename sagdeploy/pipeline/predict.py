@@ -1,9 +1,10 @@
 """From a slide to its diagnosis."""
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,11 +13,12 @@ from sagdeploy.errors import SlideError
 from sagdeploy.files import sha256_of
 from sagdeploy.manifest import Manifest
 from sagdeploy.pipeline.diagnose import diagnose_tiles
-from sagdeploy.pipeline.stream import Progress
+from sagdeploy.pipeline.flow import Flow
+from sagdeploy.pipeline.stream import Progress, untold
 from sagdeploy.serving.engine import Diagnosis, Engine
-from sagdeploy.slides.metadata import Mpp, check_mpp
+from sagdeploy.slides.metadata import Mpp, MppSource, check_mpp
 from sagdeploy.slides.slide import Slide
-from sagdeploy.slides.tiling import Tiles, coverage, plan_tiles
+from sagdeploy.slides.tiling import TilePlan, Tiles, coverage, plan_tiles
 from sagdeploy.slides.tissue import TissueMask, find_tissue
 
 CautionCode = Literal["mpp_contradicts", "attention_off_tissue"]
@@ -31,10 +33,32 @@ class Caution:
 
 
 @dataclass(frozen=True, slots=True)
+class PredictOptions:
+    """How slides are read for a diagnosis."""
+
+    mpp: float | None = None
+    """Forced microns per pixel; wins over the slide's metadata."""
+
+    mpp_source: MppSource = "option"
+    """Who forced it."""
+
+    trust_mpp: bool = False
+    """Take a scale outside the plausible range."""
+
+    workers: int | None = None
+    """Batches of tiles in flight; all cores by default."""
+
+    def __post_init__(self) -> None:
+        if self.mpp is not None and self.mpp_source == "option":  # others fail with their slide
+            check_mpp(self.mpp, name="--mpp", trust=self.trust_mpp)
+
+
+@dataclass(frozen=True, slots=True)
 class SlideFacts:
     """What is recorded of a slide: nothing that names a patient, a place or a person."""
 
     sha256: str
+    size_bytes: int
     size_l0: tuple[int, int]
     bounds_l0: tuple[int, int, int, int]
     mpp: Mpp
@@ -42,6 +66,17 @@ class SlideFacts:
     objective_power: float | None
     levels: tuple[tuple[int, int], ...]
     """(width, height) of each level."""
+
+
+@dataclass(frozen=True, slots=True)
+class TissueFacts:
+    """What was found of a slide's tissue."""
+
+    share: float
+    """Of the slide."""
+
+    threshold: float
+    """Colour from which on a pixel was tissue."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,29 +93,15 @@ class Prediction:
     """Share of each tile on tissue, in the order of the tiles."""
 
     slide: SlideFacts
+    tissue: TissueFacts
+    options: PredictOptions
     engine: str
     """Engine.description"""
 
     counts: dict[str, int]
+    """Tiles by what became of them: `tiles` are those that were read."""
+
     warnings: tuple[Caution, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class PredictOptions:
-    """How slides are read for a diagnosis."""
-
-    mpp: float | None = None
-    """Forced microns per pixel; wins over the slide's metadata."""
-
-    trust_mpp: bool = False
-    """Take a scale outside the plausible range."""
-
-    workers: int | None = None
-    """Batches of tiles in flight; all cores by default."""
-
-    def __post_init__(self) -> None:
-        if self.mpp is not None:
-            check_mpp(self.mpp, name="--mpp", trust=self.trust_mpp)
 
 
 def predict_slide(
@@ -89,11 +110,14 @@ def predict_slide(
     engine: Engine,
     manifest: Manifest,
     options: PredictOptions = PredictOptions(),
-    progress: Progress = lambda count: None,
+    progress: Progress = untold,
+    flow: Flow | None = None,
 ) -> Prediction:
-    """Diagnose one slide with one version of a model."""
-    identity, sha256 = _identity(slide.path), sha256_of(slide.path)
-    mpp = slide.resolve_mpp(override=options.mpp, trust=options.trust_mpp)
+    """Diagnose one slide with one version of a model; `flow` is told where the time went."""
+    identity, sha256 = _identity(slide), hash_slide(slide.path)
+    mpp = slide.resolve_mpp(
+        override=options.mpp, source=options.mpp_source, trust=options.trust_mpp
+    )
     tissue = find_tissue(slide)
     tiles = plan_tiles(
         manifest.plan,
@@ -104,10 +128,16 @@ def predict_slide(
         name=slide.name,
     )
     diagnosis = diagnose_tiles(
-        slide, tiles, engine, manifest, workers=options.workers, progress=progress
+        slide,
+        tiles,
+        engine,
+        manifest,
+        workers=options.workers,
+        progress=progress,
+        flow=flow,
     )
     coverages = tuple(_coverage(tissue, t) for t in tiles)
-    if _identity(slide.path) != identity:
+    if _identity(slide) != identity:
         raise SlideError(f"{slide.name}: changed while it was read", hint="copy the slide again")
     return Prediction(
         slide_id=slide_id,
@@ -115,17 +145,25 @@ def predict_slide(
         diagnosis=diagnosis,
         tiles=tiles,
         tissue_coverage=coverages,
-        slide=facts_of(slide, mpp, sha256),
+        slide=_facts(slide, mpp, sha256, identity.size_bytes),
+        tissue=TissueFacts(tissue.share, tissue.threshold),
+        options=options,
         engine=engine.description,
-        counts={"tiles": sum(len(t) for t in tiles)},
+        counts=_counts(manifest.plan, tiles, slide.bounds_l0),
         warnings=(*_scale_cautions(mpp), *_off_tissue(diagnosis, coverages, manifest)),
     )
 
 
-def facts_of(slide: Slide, mpp: Mpp, sha256: str) -> SlideFacts:
-    """What is recorded of an open slide."""
+def hash_slide(path: Path) -> str:
+    """SHA-256 of a slide's file; SlideError where it cannot be read."""
+    with _file_errors(path.name):
+        return sha256_of(path)
+
+
+def _facts(slide: Slide, mpp: Mpp, sha256: str, size_bytes: int) -> SlideFacts:
     return SlideFacts(
         sha256=sha256,
+        size_bytes=size_bytes,
         size_l0=slide.size_l0,
         bounds_l0=slide.bounds_l0,
         mpp=mpp,
@@ -135,9 +173,38 @@ def facts_of(slide: Slide, mpp: Mpp, sha256: str) -> SlideFacts:
     )
 
 
-def _identity(path: Path) -> tuple[int, int, int]:
-    status = path.stat()
-    return status.st_ino, status.st_size, status.st_mtime_ns
+def _counts(
+    plan: TilePlan, tiles: tuple[Tiles, ...], bounds_l0: tuple[int, int, int, int]
+) -> dict[str, int]:
+    """How many tiles were read, and how many of the plan were not, by reason."""
+    read = sum(map(len, tiles))
+    if plan.kind == "grid":
+        return {"tiles": read}
+    _, _, width, height = bounds_l0
+    planned = sum((width // t.size_l0[0]) * (height // t.size_l0[1]) for t in tiles)
+    return {"tiles": read, "left_out_for_little_tissue": planned - read}
+
+
+class _Identity(NamedTuple):
+    """By which a file is known to be the same, and not written to meanwhile."""
+
+    inode: int
+    size_bytes: int
+    changed_ns: int
+
+
+def _identity(slide: Slide) -> _Identity:
+    with _file_errors(slide.name):
+        status = slide.path.stat()
+    return _Identity(status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+@contextmanager
+def _file_errors(name: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise SlideError(f"{name}: {error.strerror or error}", hint="check the storage") from error
 
 
 def _coverage(tissue: TissueMask, tiles: Tiles) -> NDArray[np.float64]:

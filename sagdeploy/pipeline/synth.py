@@ -43,6 +43,9 @@ class CohortSpec:
     the others, and in all test slides, colour and class are independent. A model that looks at
     the background, as the paper's Fig. 1 shows, learns it and then fails on the test slides."""
 
+    pens_touch: bool = False
+    """Whether pens reach into the box around the tissue, where a grid of tiles sees them, too."""
+
     shares: tuple[float, float, float] = (0.5, 0.17, 0.33)
     """Of the training, validation and test split, within each class."""
 
@@ -120,6 +123,7 @@ def _class(rng: np.random.Generator, spec: CohortSpec, grade: int) -> Iterator[P
                     mpp=spec.mpp,
                     grade=grade / (spec.classes - 1),
                     pen=pen,
+                    pen_touches=spec.pens_touch,
                 ),
             )
 

@@ -1,6 +1,5 @@
 """What was found on a slide, as its record."""
 
-import hashlib
 import platform
 import re
 from importlib.metadata import PackageNotFoundError, version
@@ -8,10 +7,9 @@ from importlib.metadata import PackageNotFoundError, version
 import numpy as np
 from numpy.typing import NDArray
 
-from sagdeploy.files import canonical_json
 from sagdeploy.manifest import Manifest
 from sagdeploy.pipeline.outcome import SlideOutcome
-from sagdeploy.pipeline.predict import Prediction, SlideFacts
+from sagdeploy.pipeline.predict import Prediction, PredictOptions, SlideFacts
 from sagdeploy.report.record import (
     TOP_TILES,
     AttentionRecord,
@@ -20,9 +18,12 @@ from sagdeploy.report.record import (
     ErrorRecord,
     ModelRecord,
     MppRecord,
+    ParametersRecord,
     PredictionRecord,
     SlideRecord,
+    TissueRecord,
     TopTile,
+    digest,
 )
 from sagdeploy.report.scale import percentiles
 from sagdeploy.slides.tiling import Tiles
@@ -38,12 +39,16 @@ def record_of(prediction: Prediction, artefacts: dict[str, str]) -> PredictionRe
     layers = zip(
         prediction.tiles, prediction.diagnosis.attention, prediction.tissue_coverage, strict=True
     )
+    parameters = parameters_of(prediction.options)
     return PredictionRecord(
         slide_id=prediction.slide_id,
         status="done",
         slide=_slide(prediction.slide),
+        tissue=TissueRecord(share=prediction.tissue.share, threshold=prediction.tissue.threshold),
         model=_model(prediction.manifest),
-        engine=re.split(" at |, ", prediction.engine)[0],
+        parameters=parameters,
+        parameters_sha256=parameters.sha256,
+        engine=placeless(prediction.engine),
         prediction=_diagnosis(prediction),
         attention=tuple(_attention(*layer) for layer in layers),
         counts=prediction.counts,
@@ -67,9 +72,21 @@ def failure_of(outcome: SlideOutcome) -> PredictionRecord:
     )
 
 
+def parameters_of(options: PredictOptions) -> ParametersRecord:
+    """The options that change a result."""
+    source = None if options.mpp is None else options.mpp_source
+    return ParametersRecord(mpp=options.mpp, mpp_source=source, trust_mpp=options.trust_mpp)
+
+
+def placeless(engine: str) -> str:
+    """What an engine is, of its description: without the address or the folder."""
+    return re.split(" at |, ", engine)[0]
+
+
 def _slide(facts: SlideFacts) -> SlideRecord:
     return SlideRecord(
         sha256=facts.sha256,
+        size_bytes=facts.size_bytes,
         size_l0=facts.size_l0,
         bounds_l0=facts.bounds_l0,
         mpp=MppRecord(value=facts.mpp.value, source=facts.mpp.source, metadata=facts.mpp.metadata),
@@ -80,7 +97,6 @@ def _slide(facts: SlideFacts) -> SlideRecord:
 
 
 def _model(manifest: Manifest) -> ModelRecord:
-    text = canonical_json(manifest.model_dump(mode="json"))
     return ModelRecord(
         name=manifest.name,
         version=manifest.version,
@@ -92,7 +108,7 @@ def _model(manifest: Manifest) -> ModelRecord:
         extractor_weights=manifest.extractor.weights,
         extractor_sha256=manifest.extractor.sha256,
         diagnosis_sha256=manifest.diagnosis_sha256,
-        manifest_sha256=hashlib.sha256(text.encode()).hexdigest(),
+        manifest_sha256=digest(manifest),
         cohort_sha256=manifest.card.cohort_sha256,
     )
 

@@ -1,16 +1,13 @@
 """The folder of one slide's results, written whole or not at all."""
 
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
-from tempfile import mkdtemp
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
-from sagdeploy.errors import OutputError
-from sagdeploy.files import PARTIAL_PREFIX, sha256_of, write_bytes, write_json
+from sagdeploy.files import sha256_of, whole_folder, write_bytes, write_json
 from sagdeploy.pipeline.outcome import SlideOutcome
 from sagdeploy.pipeline.predict import Prediction
 from sagdeploy.report.findings import failure_of, record_of
@@ -31,7 +28,7 @@ TILES, PAGE = "tiles.csv", "report.html"
 def write_results(prediction: Prediction, slide: Slide, folder: Path) -> PredictionRecord:
     """Write a prediction's record, maps, table and report as `folder`; whatever was there goes."""
     thumbnail = slide.thumbnail(MAX_PX)
-    with _whole_folder(folder) as partial:
+    with whole_folder(folder) as partial:
         write_bytes(partial / MAP, _attention_map(prediction, thumbnail))
         write_ome_tiff(partial / LAYERS, prediction)
         write_geojson(partial / REGIONS, prediction)
@@ -48,9 +45,34 @@ def write_results(prediction: Prediction, slide: Slide, folder: Path) -> Predict
 def write_failure(outcome: SlideOutcome, folder: Path) -> PredictionRecord:
     """Write why a slide has no diagnosis as `folder`; whatever was there goes."""
     record = failure_of(outcome)
-    with _whole_folder(folder) as partial:
+    with whole_folder(folder) as partial:
         write_json(partial / RECORD, record.model_dump(mode="json"))
     return record
+
+
+def read_record(folder: Path) -> PredictionRecord | None:
+    """The record in a slide's folder; None where there is none, or it cannot be trusted."""
+    try:
+        return PredictionRecord.model_validate_json((folder / RECORD).read_bytes())
+    except (OSError, ValidationError):
+        return None
+
+
+def is_free(folder: Path) -> bool:
+    """Whether results may take this name: nothing has it, or only earlier results do.
+
+    The pixels of a slide `case.mrxs`, for one, are in a folder `case` beside it.
+    """
+    return not folder.exists() or (folder / RECORD).is_file()
+
+
+def is_whole(record: PredictionRecord, folder: Path) -> bool:
+    """Whether a slide's folder holds the files that its record names, with those bytes, alone."""
+    try:
+        there = {path.name for path in folder.iterdir()} - {RECORD}
+        return there == set(record.artefacts) and _hashes(folder, there) == record.artefacts
+    except OSError:
+        return False
 
 
 def _attention_map(prediction: Prediction, thumbnail: NDArray[np.uint8]) -> bytes:
@@ -69,33 +91,8 @@ def _attention_map(prediction: Prediction, thumbnail: NDArray[np.uint8]) -> byte
     return encode_png(np.concatenate(maps))
 
 
-def _hashes(folder: Path) -> dict[str, str]:
-    return {path.name: sha256_of(path) for path in sorted(folder.iterdir())}
-
-
-@contextmanager
-def _whole_folder(folder: Path) -> Iterator[Path]:
-    """A hidden folder beside `folder`, which takes its place when the block ends well."""
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(mkdtemp(dir=folder.parent, prefix=PARTIAL_PREFIX))
-    except OSError as error:
-        raise _unwritable(folder, error) from error
-    try:
-        fresh = work / "new"
-        fresh.mkdir()
-        yield fresh
-        if folder.exists():
-            folder.rename(work / "old")
-        fresh.rename(folder)
-    except OSError as error:
-        raise _unwritable(folder, error) from error
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-
-
-def _unwritable(folder: Path, error: OSError) -> OutputError:
-    return OutputError(
-        f"{folder}: cannot be written: {error.strerror or error}",
-        hint="free space or choose another --out",
-    )
+def _hashes(folder: Path, names: Iterable[str] | None = None) -> dict[str, str]:
+    """SHA-256 by name of the files in a folder, of all that are there by default."""
+    if names is None:
+        names = [path.name for path in folder.iterdir()]
+    return {name: sha256_of(folder / name) for name in sorted(names)}

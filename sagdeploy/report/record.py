@@ -4,17 +4,23 @@ Every slide has exactly one. It holds no time, host, path or file name, so that 
 and model give the same bytes. Its JSON Schema is published as `schemas/prediction.schema.json`.
 """
 
+import hashlib
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
 from sagdeploy.config import Strict
+from sagdeploy.files import canonical_json
 from sagdeploy.pipeline.outcome import Status
 from sagdeploy.pipeline.predict import CautionCode
+from sagdeploy.slides.metadata import MppSource
 from sagdeploy.slides.tiling import TilePlan
 
 TOP_TILES = 10
-NUMBERS = ("slide", "model", "engine", "prediction", "attention", "counts")
+NUMBERS = (
+    "slide", "tissue", "model", "parameters", "parameters_sha256", "engine", "prediction",
+    "attention", "counts",
+)  # fmt: skip
 """What only the record of a slide that is done has."""
 
 Rounded = Annotated[float, AfterValidator(lambda value: float(f"{value:.9g}"))]
@@ -39,7 +45,7 @@ class MppRecord(Strict):
     """Microns per pixel of level 0."""
 
     value: Rounded
-    source: Literal["metadata", "option", "cohort"]
+    source: MppSource
     metadata: Rounded | None
     """What the slide's file says."""
 
@@ -48,12 +54,40 @@ class SlideRecord(Strict):
     """What is recorded of a slide's file: nothing that names a patient, a place or a person."""
 
     sha256: str
+    size_bytes: int
     size_l0: Size
     bounds_l0: tuple[int, int, int, int]
     mpp: MppRecord
     vendor: str
     objective_power: Rounded | None
     levels: tuple[Size, ...]
+
+
+class TissueRecord(Strict):
+    """What was found of the slide's tissue."""
+
+    share: RoundedShare
+    """Of the slide."""
+
+    threshold: Rounded
+    """Colour from which on a pixel was tissue."""
+
+
+class ParametersRecord(Strict):
+    """All that could be chosen and changes a result, defaults spelled out."""
+
+    mpp: Rounded | None
+    """Forced microns per pixel; None where the slide's own count."""
+
+    mpp_source: MppSource | None
+    """Who forced it."""
+
+    trust_mpp: bool
+
+    @property
+    def sha256(self) -> str:
+        """Of the parameters as canonical JSON."""
+        return digest(self)
 
 
 class ModelRecord(Strict):
@@ -139,7 +173,10 @@ class PredictionRecord(Strict):
     error: ErrorRecord | None = None
     intended_use: Literal["research use only"] = "research use only"
     slide: SlideRecord | None = None
+    tissue: TissueRecord | None = None
     model: ModelRecord | None = None
+    parameters: ParametersRecord | None = None
+    parameters_sha256: str | None = None
     engine: str | None = None
     """What ran the graphs, without its address or folder."""
 
@@ -148,7 +185,7 @@ class PredictionRecord(Strict):
     """One a magnification."""
 
     counts: dict[str, int] | None = None
-    """Tiles, by what became of them."""
+    """Tiles, by what became of them: `tiles` are those that were read."""
 
     warnings: tuple[CautionRecord, ...] = ()
     software: dict[str, str]
@@ -163,6 +200,16 @@ class PredictionRecord(Strict):
         if any((getattr(self, name) is not None) != done for name in NUMBERS):
             raise ValueError("a slide that is done has all its numbers, any other has none")
         return self
+
+    @property
+    def sha256(self) -> str:
+        """Of the record's file."""
+        return digest(self)
+
+
+def digest(model: Strict) -> str:
+    """SHA-256 of a model as canonical JSON."""
+    return hashlib.sha256(canonical_json(model.model_dump(mode="json")).encode()).hexdigest()
 
 
 def record_schema() -> dict[str, Any]:

@@ -9,12 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sagdeploy.errors import ConfigError
-from sagdeploy.files import write_whole
+from sagdeploy.files import sha256_of, write_whole
 from sagdeploy.pipeline.predict import Prediction
 from sagdeploy.report.record import PredictionRecord
 from sagdeploy.report.scale import percentiles
 
 Cell = str | int | float
+
+PREDICTIONS = "predictions.csv"
 
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 """A spreadsheet takes text that begins so for a formula, and runs it."""
@@ -67,12 +69,21 @@ def read_tiles(path: Path) -> tuple[AttentionMap, ...]:
     )
 
 
-def write_predictions(path: Path, records: Sequence[PredictionRecord]) -> None:
-    """Write one row a slide; its numbers stay empty where there is no diagnosis."""
+def write_predictions(
+    path: Path, records: Sequence[PredictionRecord], unfinished: Sequence[str] = ()
+) -> str:
+    """Write one row a slide and return the table's SHA-256; what is not known stays empty.
+
+    unfinished: slides that a run has not come to; they follow the others
+    """
     diagnoses = [record.prediction for record in records if record.prediction]
     classes = list(dict.fromkeys(name for each in diagnoses for name in each.probabilities))
     header = ("slide_id", "status", "prediction", *(f"prob_{name}" for name in classes), "message")
-    _write(path, header, (_prediction_row(record, classes) for record in records))
+    empty = ("",) * (len(header) - 2)
+    rows = [*(_prediction_row(record, classes) for record in records)]
+    rows += [(slide_id, "unfinished", *empty) for slide_id in unfinished]
+    _write(path, header, rows)
+    return sha256_of(path)
 
 
 def _tile_rows(prediction: Prediction) -> Iterable[Sequence[Cell]]:

@@ -1,7 +1,8 @@
 """Where graphs run: one protocol for a Triton server and for ONNX Runtime in process."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -31,13 +32,40 @@ class Diagnosis:
     attention: tuple[NDArray[np.float32], ...]
     """One (N,) a magnification, in the order of the tiles; sums to 1."""
 
+    heads: tuple[NDArray[np.float32], ...] = ()
+    """One (L*H, N) a magnification, whose mean is the attention; none where L*H is 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How an engine is asked where it is to be at its fastest."""
+
+    batch_tiles: int
+    """In a request, of tiles of a usual size."""
+
+    in_flight: int
+    """Requests under way at once, while the tiles of the next ones are read; 0 where the engine
+    computes on the cores that read, so that each core had better do one after the other."""
+
+
+ON_CORES = Pace(batch_tiles=8, in_flight=0)
+"""Of an engine in this process: more tiles fall out of the cores' caches, and take memory."""
+
 
 class Engine(Protocol):
-    """Runs named graphs. Safe to use from several threads at once."""
+    """Runs named graphs. Safe to use from several threads at once.
+
+    Pickled, it is where its graphs are; unpickled in another process, it opens them there, once.
+    """
 
     @property
     def description(self) -> str:
         """What runs where, for people: `Triton 2.51.0 at localhost:8000`."""
+        ...
+
+    @property
+    def pace(self) -> Pace:
+        """How tiles are best streamed through an extractor."""
         ...
 
     def ensemble_tiles(self, model: str) -> int:
@@ -65,30 +93,44 @@ class Engine(Protocol):
         ...
 
 
+@cache
+def arrived(kind: Callable[..., Engine], *where: object) -> Engine:
+    """The engine that was sent to this process, opened once and kept until it ends."""
+    return kind(*where)
+
+
 def check_diagnosis(outputs: Arrays, manifest: Manifest, tiles: Sequence[int]) -> Diagnosis:
     """A Diagnosis from raw outputs; EngineError where they cannot be one.
 
     tiles: how many tiles the bag has at each magnification
     """
-    probabilities = _checked(outputs, "probabilities", len(manifest.classes))
-    logits = _checked(outputs, "logits", len(manifest.classes))
+    classes, maps = len(manifest.classes), manifest.layers * manifest.heads
+    probabilities = _checked(outputs, "probabilities", (classes,))
+    logits = _checked(outputs, "logits", (classes,))
     attention = tuple(
-        _checked(outputs, name, count)
+        _checked(outputs, name, (count,))
         for name, count in zip(manifest.tensors("attention"), tiles, strict=True)
     )
-    for name, values in [("probabilities", probabilities), *(("attention", a) for a in attention)]:
-        if (values < 0).any() or abs(float(values.sum(dtype=np.float64)) - 1) > SUM_TOLERANCE:
+    heads = tuple(
+        _checked(outputs, name, (maps, count))
+        for name, count in zip(manifest.tensors("attention_heads"), tiles, strict=True)
+        if maps > 1
+    )
+    shares = [("probabilities", probabilities), *(("attention", each) for each in attention)]
+    for name, values in [*shares, *(("heads' attention", each) for each in heads)]:
+        sums = values.sum(axis=-1, dtype=np.float64)
+        if (values < 0).any() or (abs(sums - 1) > SUM_TOLERANCE).any():
             raise EngineError(f"{manifest.name}: the {name} do not sum to one")
-    return Diagnosis(probabilities, logits, attention)
+    return Diagnosis(probabilities, logits, attention, heads)
 
 
-def _checked(outputs: Arrays, name: str, length: int) -> NDArray[np.float32]:
+def _checked(outputs: Arrays, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
     if name not in outputs:
         raise EngineError(f"the answer lacks the output {name!r}")
     values = outputs[name]
-    if values.shape != (length,) or values.dtype != np.float32:
+    if values.shape != shape or values.dtype != np.float32:
         raise EngineError(
-            f"output {name!r} is {values.dtype} {list(values.shape)}, not float32 [{length}]"
+            f"output {name!r} is {values.dtype} {list(values.shape)}, not float32 {list(shape)}"
         )
     if not np.isfinite(values).all():
         raise EngineError(f"output {name!r} holds values that are not finite")

@@ -12,7 +12,7 @@ from pathlib import Path
 from sagdeploy.errors import ModelError, RepositoryError
 from sagdeploy.files import SAFE_NAME
 from sagdeploy.manifest import Manifest, diagnosis_name, extractor_name
-from sagdeploy.serving.engine import Arrays
+from sagdeploy.serving.engine import ON_CORES, Arrays, Pace, arrived
 from sagdeploy.serving.ensemble import diagnosis_config, extractor_config
 from sagdeploy.serving.model_config import (
     FILE_NAME,
@@ -25,6 +25,8 @@ from sagdeploy.serving.model_config import (
 from sagdeploy.serving.runtime import VERSION, Graph, load_graph, providers
 
 log = logging.getLogger(__name__)
+
+ON_GPU = Pace(batch_tiles=128, in_flight=2)
 
 
 class LocalEngine:
@@ -43,10 +45,19 @@ class LocalEngine:
         self._manifests: dict[str, dict[int, Manifest]] = {}
         self._graphs: dict[tuple[str, int], Graph] = {}
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Where it is, for another process."""
+        return arrived, (LocalEngine, self._repository.absolute())
+
     @property
     def description(self) -> str:
         """Version, device and folder."""
         return _description(str(self._repository))
+
+    @property
+    def pace(self) -> Pace:
+        """The cores', or the GPU's."""
+        return _pace()
 
     def ensemble_tiles(self, model: str) -> int:
         """None: batches on all cores beat one request with the whole bag."""
@@ -168,12 +179,22 @@ class FileEngine:
     """One ONNX file, under whatever model's name; what `extract` needs of an engine."""
 
     def __init__(self, path: Path, *, threads: int = 1) -> None:
+        self._path = path
         self._graph = load_graph(path, threads=threads)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Where it is, for another process."""
+        return arrived, (FileEngine, self._path.absolute())
 
     @property
     def description(self) -> str:
         """Version, device and file."""
         return _description(self._graph.name)
+
+    @property
+    def pace(self) -> Pace:
+        """The cores', or the GPU's."""
+        return _pace()
 
     def ensemble_tiles(self, model: str) -> int:
         """None: a file is no ensemble."""
@@ -198,6 +219,10 @@ class FileEngine:
 
     def close(self) -> None:
         """Nothing is to be given back."""
+
+
+def _pace() -> Pace:
+    return ON_CORES if providers()[0] == "CPUExecutionProvider" else ON_GPU
 
 
 def _description(where: str) -> str:

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from sagdeploy.errors import EngineError, ModelError
 from sagdeploy.manifest import Manifest, extractor_name, parse_manifest
-from sagdeploy.serving.engine import REQUEST_TILES, Arrays
+from sagdeploy.serving.engine import REQUEST_TILES, Arrays, Pace, arrived
 from sagdeploy.serving.kserve import (
     HEADER_BYTES,
     Indexed,
@@ -34,6 +34,7 @@ PROBE_S = 5.0
 BUSY = {408, 425, 429, 500, 502, 503, 504}
 FORBIDDEN = {401, 403}
 TOO_LARGE = 413
+PACE = Pace(batch_tiles=16, in_flight=4)
 LOADING = ("not at ready state", "has no available versions")
 """How Triton says, with status 404 or 503, that a model it knows is not loaded now."""
 LOST_REGION = "shared memory region"
@@ -58,6 +59,7 @@ class TritonEngine:
         timeout_s:     from connecting to the last byte of an answer, however it trickles in
         shares_memory: with a server on this machine that allows it
         """
+        self._url = url
         self._address = parse_address(url)
         self._connections = Connections(self._address)
         self._regions = Regions(self._connections, is_wanted=shares_memory)
@@ -69,6 +71,10 @@ class TritonEngine:
         if not (self._address.tls or self._address.is_loopback):
             logger.warning("%s: tiles travel unencrypted; https:// protects them", self._address)
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Where it is, for another process."""
+        return arrived, (TritonEngine, self._url)
+
     @property
     def description(self) -> str:
         """`Triton 2.51.0 at localhost:8000`; without the version while the server is away."""
@@ -79,6 +85,11 @@ class TritonEngine:
         except (EngineError, ModelError):
             return f"Triton at {self._address}"
         return f"{server.name.capitalize()} {server.version} at {self._address}"
+
+    @property
+    def pace(self) -> Pace:
+        """Enough in flight that the server has the next request while an answer travels."""
+        return PACE
 
     def ensemble_tiles(self, model: str) -> int:
         """As many as Triton puts into one run of the extractor: it never splits a request."""

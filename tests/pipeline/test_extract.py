@@ -4,20 +4,23 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
-from sagdeploy.bags.bag import read_bag
+from sagdeploy.bags.bag import read_bag, with_guidance, write_bag
 from sagdeploy.bags.cohort import Cohort, CohortSlide, read_cohort
 from sagdeploy.errors import BagError, ConfigError
 from sagdeploy.export.extractor import ExtractorSource, prepare_extractor
 from sagdeploy.pipeline.extract import (
     EXTRACTOR_FILE,
     Extraction,
+    ExtractTask,
     extract_cohort,
     extract_slide,
     read_card,
 )
+from sagdeploy.pipeline.run import read_run
 from sagdeploy.serving.local import FileEngine
 from sagdeploy.slides.tiling import TilePlan
 
@@ -49,11 +52,10 @@ def slide_of(path: Path, slide_id: str = "slide", mpp: float | None = None) -> C
 def test_a_bag_says_where_it_comes_from(
     tmp_path: Path, row: CohortSlide, extraction: Extraction
 ) -> None:
-    path = tmp_path / "slide.h5"
-    message = extract_slide(row, path, extraction)
-    bag = read_bag(path)
+    outcome = extract_slide(tmp_path, extraction, ExtractTask(row)).outcome
+    bag = read_bag(tmp_path / "slide.h5")
     (level,) = bag.magnifications
-    assert message == f"{len(level)} tiles"
+    assert outcome.message == f"{len(level)} tiles"
     assert bag.header.plan == PLAN
     assert bag.header.extractor == extraction.card
     assert bag.header.mpp == pytest.approx(0.5)
@@ -66,10 +68,10 @@ def test_a_bag_says_where_it_comes_from(
 def test_the_same_slide_gives_the_same_bytes(
     tmp_path: Path, row: CohortSlide, extraction: Extraction
 ) -> None:
-    one, two = tmp_path / "one.h5", tmp_path / "two.h5"
-    extract_slide(row, one, replace(extraction, workers=1))
-    extract_slide(row, two, replace(extraction, workers=3))
-    assert one.read_bytes() == two.read_bytes()
+    one, two = tmp_path / "one", tmp_path / "two"
+    extract_slide(one, replace(extraction, workers=1), ExtractTask(row))
+    extract_slide(two, replace(extraction, workers=3), ExtractTask(row))
+    assert (one / "slide.h5").read_bytes() == (two / "slide.h5").read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -86,21 +88,59 @@ def test_a_bag_is_made_anew_only_when_something_changed(
     row: CohortSlide,
     extraction: Extraction,
 ) -> None:
-    path = tmp_path / "slide.h5"
-    extract_slide(row, path, extraction)
-    assert extract_slide(row, path, extraction) == "up to date"
-    assert "tiles" in extract_slide(row, path, change(extraction))
+    first = extract_slide(tmp_path, extraction, ExtractTask(row))
+    again = extract_slide(tmp_path, extraction, ExtractTask(row))
+    assert (again.outcome.message, again.sha256) == ("up to date", first.sha256)
+    assert "tiles" in extract_slide(tmp_path, change(extraction), ExtractTask(row)).outcome.message
 
 
 def test_a_bag_that_is_cut_short_is_made_anew(
     tmp_path: Path, row: CohortSlide, extraction: Extraction
 ) -> None:
     path = tmp_path / "slide.h5"
-    extract_slide(row, path, extraction)
+    extract_slide(tmp_path, extraction, ExtractTask(row))
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    assert "tiles" in extract_slide(row, path, extraction)
+    assert "tiles" in extract_slide(tmp_path, extraction, ExtractTask(row)).outcome.message
     assert path.read_bytes() == whole
+
+
+def test_a_bag_with_a_changed_feature_is_made_anew(
+    tmp_path: Path, row: CohortSlide, extraction: Extraction
+) -> None:
+    cohort = Cohort((row,), ("benign",), "0" * 64)
+    list(extract_cohort(cohort, tmp_path, extraction))
+    path = tmp_path / "slide.h5"
+    whole = path.read_bytes()
+    with h5py.File(path, "r+") as file:
+        file["features"][3, 2] += 1
+    (outcome,) = extract_cohort(cohort, tmp_path, extraction)
+    assert "tiles" in outcome.message
+    assert path.read_bytes() == whole
+
+
+def test_guidance_does_not_make_a_bag_old(
+    tmp_path: Path, row: CohortSlide, extraction: Extraction
+) -> None:
+    cohort = Cohort((row,), ("benign",), "0" * 64)
+    list(extract_cohort(cohort, tmp_path, extraction))
+    bag = read_bag(tmp_path / "slide.h5")
+    guided = with_guidance(bag, heuristic=[np.ones(len(bag.magnifications[0]))])
+    write_bag(tmp_path / "slide.h5", guided)
+    (outcome,) = extract_cohort(cohort, tmp_path, extraction)
+    assert outcome.message == "up to date"
+
+
+def test_the_first_bad_slide_ends_an_extraction_that_is_to_fail_fast(
+    tmp_path: Path, painted: Path, extraction: Extraction
+) -> None:
+    rows = (slide_of(tmp_path / "missing.svs", "bad"), slide_of(painted, "good"))
+    cohort = Cohort(rows, ("benign",), "0" * 64)
+    (outcome,) = extract_cohort(cohort, tmp_path, extraction, fail_fast=True)
+    assert outcome.slide_id == "bad"
+    run = read_run(tmp_path / "run.json")
+    assert (run.status, run.exit_code) == ("stopped", 8)
+    assert [row.status for row in run.slides] == ["failed", "unfinished"]
 
 
 def test_a_bad_slide_leaves_no_bag_and_stops_no_other(
@@ -118,9 +158,8 @@ def test_a_bad_slide_leaves_no_bag_and_stops_no_other(
 
 
 def test_the_cohorts_scale_wins(tmp_path: Path, painted: Path, extraction: Extraction) -> None:
-    path = tmp_path / "slide.h5"
-    extract_slide(slide_of(painted, mpp=0.4), path, extraction)
-    header = read_bag(path).header
+    extract_slide(tmp_path, extraction, ExtractTask(slide_of(painted, mpp=0.4)))
+    header = read_bag(tmp_path / "slide.h5").header
     assert (header.mpp, header.mpp_source) == (0.4, "cohort")
 
 
@@ -147,7 +186,7 @@ def test_several_magnifications_lie_in_one_bag(
 ) -> None:
     row = read_cohort(cohort).slides[0]
     wide = replace(extraction, plan=TilePlan("grid", (1.0, 0.5), grid=(3, 5)))
-    extract_slide(row, tmp_path / "slide.h5", wide)
-    coarse, fine = read_bag(tmp_path / "slide.h5").magnifications
+    extract_slide(tmp_path, wide, ExtractTask(row))
+    coarse, fine = read_bag(tmp_path / f"{row.slide_id}.h5").magnifications
     assert (len(coarse), len(fine)) == (9, 25)
     assert np.isfinite(coarse.features).all()

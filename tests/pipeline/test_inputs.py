@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sagdeploy.errors import ConfigError
 from sagdeploy.files import SAFE_NAME
@@ -57,3 +59,40 @@ def test_a_pseudonym_is_for_one_slide(folder: Path) -> None:
 def test_a_folder_without_slides_says_so(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no slides"):
         collect_slides([tmp_path])
+
+
+def test_a_pattern_stands_for_what_fits_it_below_folders_too(folder: Path) -> None:
+    (folder / "ward" / "deep").mkdir(parents=True)
+    for name in ("ward/c.svs", "ward/deep/d.svs", "ward/deep/e.txt"):
+        (folder / name).write_text(name)
+    (folder / "ward" / "loop").symlink_to(folder)
+    found = collect_slides([folder / "**" / "*.svs"])
+    assert [slide.path.name for slide in found] == ["a.svs", "b.svs", "c.svs", "d.svs"]
+    with pytest.raises(ConfigError, match="no slide fits"):
+        collect_slides([folder / "*.ndpi"])
+
+
+def test_a_file_whose_name_looks_like_a_pattern_is_that_file(folder: Path) -> None:
+    (folder / "[b].svs").write_text("5")
+    (slide,) = collect_slides([folder / "[b].svs"])
+    assert slide.path.name == "[b].svs"
+
+
+def test_a_table_gives_ids_and_scales(folder: Path) -> None:
+    table = folder / "cohort.csv"
+    table.write_text("slide_id,slide_path,mpp\ncase-1,b.svs,0.3\ncase-2,a.svs,\n")
+    slides = collect_slides([table, folder / "b.svs"])
+    assert [(slide.slide_id, slide.path.name, slide.mpp) for slide in slides] == [
+        ("case-1", "b.svs", 0.3),
+        ("case-2", "a.svs", None),
+        ("b", "b.svs", None),
+    ]
+    with pytest.raises(ConfigError, match="two tables"):
+        collect_slides([table, table])
+
+
+@given(st.lists(st.sampled_from(["a", "a-2", "a-3", "b", "run.json", "predictions.csv", "x" * 80])))
+def test_ids_are_distinct_and_no_other_files_name(stems: list[str]) -> None:
+    ids = [slide.slide_id for slide in collect_slides([Path(f"{stem}.svs") for stem in stems])]
+    assert len({*ids, "run.json", "predictions.csv"}) == len(ids) + 2
+    assert all(SAFE_NAME.fullmatch(slide_id) for slide_id in ids)

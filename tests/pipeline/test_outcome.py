@@ -1,5 +1,7 @@
 """One outcome a slide, and the exit code they add up to."""
 
+from pathlib import Path
+
 import pytest
 
 from sagdeploy.errors import NotAnalysableError, OutputError, SlideError
@@ -34,11 +36,31 @@ def test_each_error_has_its_outcome() -> None:
     assert outcome_of("b", no_tissue) == SlideOutcome("b", "not_analysable", 4, "b.svs: no tissue")
 
 
-def test_a_bug_in_one_slide_is_that_slides_outcome(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_bug_in_one_slide_is_that_slides_outcome_and_tells_no_message() -> None:
     outcome = outcome_of("a", bug)
     assert (outcome.status, outcome.exit_code) == ("failed", 1)
     assert "KeyError" in outcome.message
-    assert "a bug in sagdeploy" in caplog.text
+    assert "oops" not in outcome.message
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "DOE JANE.svs: cut short",
+        "{folder}/DOE JANE.svs: cut short",
+        "cannot open {folder}/DOE JANE/Slidedat.ini",
+    ],
+)
+def test_a_message_calls_a_slide_by_its_id(message: str, tmp_path: Path) -> None:
+    slide = tmp_path / "Oncology" / "DOE JANE.svs"
+
+    def fails() -> str:
+        raise SlideError(message.format(folder=slide.parent), hint="copy it again")
+
+    told = outcome_of("case-7", fails, slide).message
+    assert "DOE" not in told
+    assert "Oncology" not in told
+    assert told.endswith("; copy it again")
 
 
 def test_an_unwritable_output_ends_the_batch() -> None:
@@ -63,3 +85,7 @@ def test_outcomes_add_up_to_an_exit_code(codes: list[int], expected: int) -> Non
 def test_messages_are_one_printable_line() -> None:
     error = SlideError("bad\n\x1b[31mname\x07.svs", hint="mend\tit")
     assert one_line(error) == "bad [31mname .svs; mend it"
+
+
+def test_a_batch_that_stopped_after_one_slide_was_a_batch() -> None:
+    assert exit_code([SlideOutcome("s", "failed", 3, "")], slides=5) == 8
