@@ -1,7 +1,7 @@
 """The whole way on a painted cohort, offline: slides in, a served model and a report out."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import count
@@ -30,8 +30,11 @@ from sagdeploy.pipeline.synth import CohortSpec, paint_cohort
 from sagdeploy.pipeline.versions import ModelChoice
 from sagdeploy.serving.local import FileEngine, LocalEngine
 from sagdeploy.slides.tiling import TilePlan
+from sagdeploy.training.comparison import compare
+from sagdeploy.training.curves import draw_curves
 from sagdeploy.training.evaluate import evaluate_run
 from sagdeploy.training.experiment import train_seeds
+from sagdeploy.training.table import write_comparison
 
 MODEL = "sag"
 SLIDES = 60
@@ -79,6 +82,9 @@ class DemoResult:
 
     report: str
     """Path of its page."""
+
+    comparison: str
+    """Path of the page that has the arms side by side."""
 
     seconds: dict[str, float]
     """That each stage took."""
@@ -130,6 +136,8 @@ def run_demo(out: Path, seed: int, audience: Audience) -> DemoResult:
         "train", f"{len(ARMS)} arms x {SEEDS} seeds, then measure on held-out slides"
     ):
         arms = tuple(_train(arm, cohort, bags, out / f"run-{arm}", seed, audience) for arm in ARMS)
+    with stages.stage("compare", "the arms, as a table with its pictures"):
+        comparison = _compare([out / f"run-{arm}" for arm in ARMS], cohort, bags, out)
     with stages.stage("export", f"the best HG+TG seed on validation, into {repository}"):
         export_run(out / "run-hg-tg", repository, MODEL)
     held_out = cohort.of_split("test")
@@ -137,7 +145,9 @@ def run_demo(out: Path, seed: int, audience: Audience) -> DemoResult:
     with stages.stage("predict", f"{shown.slide_id}, with the exported model"):
         diagnosis = _predict(shown, repository, out / "out")
     report = str(out / "out" / shown.slide_id / "report.html")
-    result = DemoResult(card.weights, arms, len(held_out), diagnosis, report, stages.seconds)
+    result = DemoResult(
+        card.weights, arms, len(held_out), diagnosis, report, str(comparison), stages.seconds
+    )
     write_json(out / "demo.json", asdict(result))
     return result
 
@@ -170,6 +180,13 @@ def _train(
     )
     evaluation = evaluate_run(run, cohort, bags, "test")
     return ArmResult(arm, evaluation.mean, tuple(one.metrics for one in evaluation.seeds))
+
+
+def _compare(runs: Sequence[Path], cohort: Cohort, bags: Path, out: Path) -> Path:
+    for run in runs:
+        draw_curves(run)
+    write_comparison(compare(runs), runs, out / "comparison", cohort=cohort, bags=bags)
+    return out / "comparison" / "table1.html"
 
 
 def _predict(slide: SlideInput, repository: Path, out: Path) -> str:

@@ -2,10 +2,12 @@
 
 import sys
 import threading
+import time
 from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
@@ -17,6 +19,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from sagdeploy.bags.cohort import Cohort
 from sagdeploy.files import canonical_json
@@ -31,7 +34,10 @@ if TYPE_CHECKING:  # these import torch, which a client need not have
 stdout = Console(highlight=False, soft_wrap=True)
 stderr = Console(highlight=False, soft_wrap=True, stderr=True)
 
-STYLES = {"done": "green", "not_analysable": "yellow", "failed": "red"}
+STYLES = {
+    **{"done": "green", "not_analysable": "yellow", "failed": "red"},
+    **{"PASS": "green", "WARN": "yellow", "FAIL": "red"},
+}
 
 
 def show_json(value: Any) -> None:
@@ -41,17 +47,29 @@ def show_json(value: Any) -> None:
 
 def show_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str = "") -> None:
     """Print a table for people."""
-    table = Table(title=title or None, title_justify="left")
+    table = Table(title=title or None, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for column in columns:
-        table.add_column(column)
+        table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*(escape(str(cell)) for cell in row))
+        table.add_row(*(Text(str(cell), STYLES.get(str(cell), "")) for cell in row))
     stdout.print(table)
 
 
 def say(message: str) -> None:
     """Tell a person what is going on."""
     stderr.print(escape(message))
+
+
+def show_failures(outcomes: Sequence[SlideOutcome]) -> None:
+    """Tell which slides of a batch are not done, and why."""
+    failed = [outcome for outcome in outcomes if outcome.status != "done"]
+    if failed and len(outcomes) > 1:
+        table = Table(title=f"{len(failed)} slides not done", title_justify="left")
+        for column in ("slide", "exit code", "why"):
+            table.add_column(column, overflow="fold")
+        for outcome in failed:
+            table.add_row(escape(outcome.slide_id), str(outcome.exit_code), escape(outcome.message))
+        stderr.print(table)
 
 
 def say_left_out(cohort: Cohort) -> None:
@@ -81,27 +99,47 @@ class _Bar:
 
 
 class SlideProgress(_Bar):
-    """Progress over slides: a bar with rate on a terminal, one line a slide otherwise."""
+    """Progress over slides: a line for each that is done, and on a terminal a bar below.
+
+    At the end it says how long they took.
+    """
 
     def __init__(self, title: str, slides: int) -> None:
         super().__init__(
             TextColumn(title),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[tiles]} tiles"),
-            TimeRemainingColumn(),
-            tiles=0,
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            rate="",
         )
         self._slides = slides
         self._done = 0
         self._tiles = 0
+        self._begun = time.monotonic()
         self._lock = threading.Lock()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        super().__exit__(kind, error, trace)
+        if kind is None and self._done:
+            tiles = f", {self._rate()}" if self._tiles else ""
+            slides = "1 slide" if self._done == 1 else f"{self._done:,} slides"
+            say(f"{slides} in {_duration(time.monotonic() - self._begun)}{tiles}")
 
     def tiles(self, count: int) -> None:
         """Count tiles that were done, from any thread."""
         with self._lock:
             self._tiles += count
-            self._bar.update(self._task, tiles=self._tiles)
+            self._bar.update(self._task, rate=self._rate())
+
+    def _rate(self) -> str:
+        seconds = max(time.monotonic() - self._begun, 1e-3)
+        return f"{self._tiles:,} tiles, {self._tiles / seconds:,.0f} a second"
 
     def count(self, done: int, slides: int) -> None:
         """Show that `done` of `slides` are done."""
@@ -117,6 +155,16 @@ class SlideProgress(_Bar):
             f"{escape(outcome.slide_id)}: [{style}]{escape(outcome.message)}[/]",
         )
         return outcome
+
+
+def _duration(seconds: float) -> str:
+    """A time that a person reads at a glance: 4.2 s, 3 min 05 s, 2 h 07 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
 
 
 class TrainingProgress(_Bar):
@@ -210,7 +258,8 @@ def show_demo(result: "DemoResult") -> None:
     show_table(("arm", *DEMO_COLUMNS.values()), rows, title)
     show_table(("stage", "seconds"), result.seconds.items())
     say(f"features: {result.extractor}; a stand-in for a real extractor")
-    say(f"{result.diagnosis}; open {result.report}")
+    say(f"the arms side by side: open {result.comparison}")
+    say(f"a held-out slide, {result.diagnosis}: open {result.report}")
 
 
 def _over_seeds(arm: "ArmResult", metric: str) -> str:

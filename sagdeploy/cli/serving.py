@@ -1,4 +1,4 @@
-"""Commands of the hospital: predict, view, serve, doctor."""
+"""Commands of the hospital: predict, view, verify, serve, doctor."""
 
 import os
 from contextlib import closing, suppress
@@ -12,12 +12,21 @@ app = typer.Typer()
 Repository = Annotated[Path, typer.Option(help="Model repository that `export` wrote.")]
 Server = Annotated[str | None, typer.Option(help="Triton's address, such as localhost:8000.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Workers = Annotated[
+    int | None, typer.Option(min=1, help="Slides at once, each in a process of its own.")
+]
+Scheduler = Annotated[
+    str | None, typer.Option(help="Address of a Dask scheduler, whose workers do the slides.")
+]
 MODELS = Path("model_repository")
 
 
 @app.command()
 def predict(
-    slide: Annotated[list[Path], typer.Argument(help="Slides, or folders of slides.")],
+    slide: Annotated[
+        list[Path],
+        typer.Argument(help="Slides, folders of them, patterns such as 'a/**/*.svs', cohort.csv."),
+    ],
     server: Server = None,
     repository: Repository = MODELS,
     model: Annotated[str, typer.Option(help="The model's name.")] = "sag",
@@ -26,33 +35,54 @@ def predict(
     mpp: Annotated[float | None, typer.Option(help="Force microns per pixel.")] = None,
     trust_mpp: Annotated[bool, typer.Option("--trust-mpp", help="Take any scale.")] = False,
     slide_id: Annotated[str | None, typer.Option(help="A pseudonym for a single slide.")] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace what another model made in --out.")
+    ] = False,
+    fail_fast: Annotated[
+        bool, typer.Option("--fail-fast", help="Stop at the first slide that is not done.")
+    ] = False,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
     json: Json = False,
 ) -> None:
-    """Diagnose slides: class, probabilities and attention maps.
+    """Diagnose slides: class, probabilities and attention maps; the same command resumes.
 
     Example: sagdeploy predict slide.svs --out out
     """
     from sagdeploy.batch import Batch, predict_batch
-    from sagdeploy.cli.output import SlideProgress, say, show_json
+    from sagdeploy.cli.output import SlideProgress, say, show_failures, show_json
+    from sagdeploy.pipeline.cluster import spread_over
     from sagdeploy.pipeline.inputs import collect_slides
-    from sagdeploy.pipeline.outcome import exit_code
     from sagdeploy.pipeline.predict import PredictOptions
     from sagdeploy.pipeline.versions import ModelChoice
     from sagdeploy.serving.connect import connect
 
+    if scheduler:  # its workers have other working folders
+        slide, out = [path.absolute() for path in slide], out.absolute()
     slides = collect_slides(slide, slide_id)
     address = server or os.environ.get("SAGDEPLOY_SERVER")
     with closing(connect(address, repository, model)) as engine:
         choice = ModelChoice(model, model_version)
         version = choice.manifest(engine).version
         say(f"{model} version {version}, {engine.description}; research use only")
-        batch = Batch(engine, choice, out, PredictOptions(mpp, trust_mpp))
-        with SlideProgress("slides", len(slides)) as progress:
-            result = predict_batch(slides, batch, report=progress.slide, progress=progress.tiles)
+        options = PredictOptions(mpp, trust_mpp=trust_mpp)
+        batch = Batch(engine, choice, out, options, overwrite, fail_fast)
+        with (
+            spread_over(workers, scheduler) as spread,
+            SlideProgress("slides", len(slides)) as progress,
+        ):
+            result = predict_batch(
+                slides,
+                batch,
+                report=progress.slide,
+                progress=progress.tiles,
+                spread=spread,
+            )
     if json:
         show_json([record.model_dump(mode="json") for record in result.records])
+    show_failures(result.outcomes)
     say(f"results in {out}")
-    raise typer.Exit(exit_code(result.outcomes))
+    raise typer.Exit(result.exit_code)
 
 
 @app.command()
@@ -81,9 +111,37 @@ def view(
     folders = [read_results(folder) for folder in (out, compare) if folder]
     site = Site(exhibits(folders), SlideFinder(slides or []))
     with listening(site, port) as (address, serve_forever):
-        say(f"open {address}\nfor this machine and this session only; Ctrl-C ends it")
+        say("open this, on this machine and in this session only; Ctrl-C ends it")
+        typer.echo(address)
         with suppress(KeyboardInterrupt):
             serve_forever()
+
+
+@app.command()
+def verify(
+    out: Annotated[Path, typer.Argument(help="Folder that `predict` wrote.")],
+    json: Json = False,
+) -> None:
+    """Hash all results again, and name what changed, is missing or does not belong there.
+
+    Ends with 0 where all is as it was written, with 7 otherwise.
+
+    Example: sagdeploy verify out
+    """
+    from dataclasses import asdict
+
+    from sagdeploy.audit import CHANGED
+    from sagdeploy.audit import verify as audit
+    from sagdeploy.cli.output import say, show_json, show_table
+
+    found = audit(out)
+    if json:
+        show_json(asdict(found))
+    elif found.findings:
+        rows = [(finding.kind, finding.name, finding.what) for finding in found.findings]
+        show_table(("", "name", ""), rows)
+    say(f"{found.files} files, {len(found.findings)} findings")
+    raise typer.Exit(CHANGED if found.findings else 0)
 
 
 @app.command()

@@ -5,18 +5,17 @@
   const stages = all(".stage"), pans = all(".pan");
   document.documentElement.classList.add("js");
 
-  // What is shown: one magnification, one scale.
+  // What is shown: one magnification, one group of heads, one scale.
   const chosen = (name) => (find(name) ? find(name).value : "0");
   const show = () => {
-    const magnification = chosen("magnification"), scale = find("scale").value;
     for (const part of all("[data-magnification]")) {
-      const wrongScale = part.dataset.scale && part.dataset.scale !== scale;
+      const other = ["magnification", "heads", "scale"].some((name) => part.dataset[name] && part.dataset[name] !== chosen(name));
       const unwanted = part.classList.contains("place") && !find("places").checked;
-      part.hidden = part.dataset.magnification !== magnification || wrongScale || unwanted;
+      part.hidden = other || unwanted;
     }
     for (const layer of all(".layer")) layer.style.opacity = find("opacity").value / 100;
   };
-  for (const id of ["scale", "magnification", "places", "opacity"]) find(id)?.addEventListener("input", show);
+  for (const id of ["scale", "heads", "magnification", "places", "opacity"]) find(id)?.addEventListener("input", show);
   show();
 
   // Zoom and pan, the slide with and without its map alike; neither leaves its stage.

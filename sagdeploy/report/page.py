@@ -21,6 +21,9 @@ from sagdeploy.report.record import (
 )
 
 GUIDANCE = {"hg": "heuristic (HG)", "tg": "tissue (TG)"}
+VALIDATION = {"accuracy": "accuracy", "auc": "AUC", "ece": "calibration error", "loss": "loss"}
+"""What the page says of the model's validation."""
+
 MPP_SOURCES = {
     "metadata": "the slide's metadata",
     "option": "the command line",
@@ -43,7 +46,7 @@ def render_page(record: PredictionRecord, manifest: Manifest, pictures: Pictures
         bars=_bars(record.prediction),
         meaning=_meaning(record.prediction),
         warnings=_warnings(record.warnings),
-        looks="\n".join(map(viewer.looks, layers)),
+        looks="\n".join([*map(viewer.looks, layers), viewer.heads(layers)]),
         switches=viewer.switches(layers),
         aspect=f"{width / height:.6f}",
         shape=" tall" if height > width else "",
@@ -105,11 +108,15 @@ def _model_facts(model: ModelRecord, manifest: Manifest) -> Iterable[tuple[str, 
     card = manifest.card
     guidance = ", ".join(GUIDANCE.get(term, term) for term in model.guidance) or "none"
     slides = ", ".join(f"{count:,} {split}" for split, count in card.slides.items())
-    metrics = ", ".join(f"{name} {value:.3g}" for name, value in card.validation.items())
+    metrics = ", ".join(
+        f"{text} {card.validation[name]:.3g}"
+        for name, text in VALIDATION.items()
+        if name in card.validation
+    )
     yield "Network", escape(f"{model.network}, guidance: {guidance}")
     yield "Classes", escape(", ".join(model.classes))
     yield "Slides", escape(slides)
-    yield "Validation", escape(f"{metrics} (epoch {card.epoch}, seed {card.seed})")
+    yield "Validation", escape(f"{metrics or 'none'} (epoch {card.epoch}, seed {card.seed})")
     yield "Tiles", escape(_plan(model))
     yield "Extractor", escape(f"{model.extractor}: {model.extractor_weights}")
     yield "Extractor SHA-256", _code(model.extractor_sha256)
@@ -129,13 +136,16 @@ def _plan(model: ModelRecord) -> str:
 def _making_facts(record: PredictionRecord, slide: SlideRecord) -> Iterable[tuple[str, str]]:
     width, height = slide.size_l0
     versions = ", ".join(f"{name} {version}" for name, version in record.software.items())
-    counts = ", ".join(f"{name} {count:,}" for name, count in (record.counts or {}).items())
+    counts = ", ".join(
+        f"{name.replace('_', ' ')} {count:,}" for name, count in (record.counts or {}).items()
+    )
     yield "Slide", escape(f"{width:,} x {height:,} px, {slide.vendor}")
     yield "Scale", escape(f"mpp {slide.mpp.value:g}, from {MPP_SOURCES[slide.mpp.source]}")
     if slide.objective_power:
         yield "Objective", escape(f"{slide.objective_power:g}x")
     yield "Slide SHA-256", _code(slide.sha256)
     yield "Counts", escape(counts)
+    yield "Parameters SHA-256", _code(record.parameters_sha256 or "")
     yield "Engine", escape(record.engine or "")
     yield "Software", escape(versions)
     for name, sha256 in record.artefacts.items():

@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sagdeploy.pipeline.predict import Prediction
+from sagdeploy.report.heads import GroupMap, maps_of
 from sagdeploy.report.overlay import encode_layer, encode_png, shade_layer
 from sagdeploy.report.record import PredictionRecord
-from sagdeploy.report.scale import COLOURS, Scale, shades
+from sagdeploy.report.scale import COLOURS, SCALES, Scale, shades
 from sagdeploy.slides.slide import Slide
 
 SMALL_PX = 900
@@ -19,6 +20,21 @@ SMALL_PX = 900
 
 TILE_PX = 512
 """Longest side of a tile's picture; a smaller tile is shown as the model saw it."""
+
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class MapPicture:
+    """Where some of a model's heads looked at one magnification."""
+
+    name: str
+    largest: float
+    """The most attended tile's share."""
+
+    on_tissue: float
+    images: dict[Scale, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +46,8 @@ class Pictures:
     ramp: str
     """The colours of the scale, least to most."""
 
-    layers: tuple[dict[Scale, str], ...]
-    """One a magnification."""
+    maps: tuple[tuple[MapPicture, ...], ...]
+    """By magnification: of all heads, then of each group of them that the model has."""
 
     top_tiles: tuple[tuple[str, ...], ...]
     """One picture for each of the record's top tiles, by magnification."""
@@ -53,30 +69,39 @@ def pictures_of(
         slide=_jpeg(Image.fromarray(thumbnail), quality=82),
         small_slide=_jpeg(small, quality=82),
         ramp=_uri("png", encode_png(COLOURS[None, 1:])),
-        layers=_layers(prediction, (thumbnail.shape[1], thumbnail.shape[0])),
+        maps=tuple(
+            _maps(prediction, index, (thumbnail.shape[1], thumbnail.shape[0]))
+            for index in range(len(prediction.tiles))
+        ),
         top_tiles=_top_tiles(record, slide),
     )
 
 
-def _layers(prediction: Prediction, size_px: tuple[int, int]) -> tuple[dict[Scale, str], ...]:
-    scales: tuple[Scale, ...] = ("percentile", "raw")
+def _maps(prediction: Prediction, magnification: int, size_px: Size) -> tuple[MapPicture, ...]:
+    tissue = prediction.tissue_coverage[magnification]
     return tuple(
-        {
-            scale: _uri(
-                "png",
-                encode_layer(
-                    shade_layer(
-                        size_px,
-                        slide_size_l0=prediction.slide.size_l0,
-                        tiles=tiles,
-                        shade=shades(attention, scale),
-                    )
-                ),
-            )
-            for scale in scales
-        }
-        for tiles, attention in zip(prediction.tiles, prediction.diagnosis.attention, strict=True)
+        MapPicture(
+            name=own.name,
+            largest=float(own.attention.max()),
+            on_tissue=min(1.0, float(own.attention @ tissue)),
+            images={
+                scale: _layer(prediction, magnification, own, size_px, scale) for scale in SCALES
+            },
+        )
+        for own in maps_of(prediction, magnification)
     )
+
+
+def _layer(
+    prediction: Prediction, magnification: int, own: GroupMap, size_px: Size, scale: Scale
+) -> str:
+    layer = shade_layer(
+        size_px,
+        slide_size_l0=prediction.slide.size_l0,
+        tiles=prediction.tiles[magnification],
+        shade=shades(own.attention, scale),
+    )
+    return _uri("png", encode_layer(layer))
 
 
 def _top_tiles(record: PredictionRecord, slide: Slide) -> tuple[tuple[str, ...], ...]:

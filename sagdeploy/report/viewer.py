@@ -1,16 +1,17 @@
 """What a report shows of the attention, as HTML: layers over the slide, legends, top tiles.
 
-`page.js` shows one magnification and one scale at a time, by their `data-` attributes; without
-it the first of each is seen.
+`page.js` shows one magnification, one group of heads and one scale at a time, by their `data-`
+attributes; without it the first of each is seen.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 
 from sagdeploy.report.overlay import SCALE_NAMES, tick
-from sagdeploy.report.pictures import Pictures
+from sagdeploy.report.pictures import MapPicture, Pictures
 from sagdeploy.report.record import AttentionRecord, TopTile
-from sagdeploy.report.scale import Scale
+from sagdeploy.report.scale import SCALES, Scale
 
 SHOWN_TILES = 10
 """Top tiles on the page; with several magnifications, half as many of each."""
@@ -18,7 +19,6 @@ SHOWN_TILES = 10
 LARGE_SHARE = 0.05
 """Tiles that take up more of the slide's width have room for their number."""
 
-SCALES: tuple[Scale, ...] = ("percentile", "raw")
 SCALE_CHOICES = {"percentile": "rank among tiles", "raw": "share of attention"}
 
 
@@ -32,15 +32,23 @@ class Layer:
 
     facts: AttentionRecord
     slide_size_l0: tuple[int, int]
-    images: dict[Scale, str]
+    maps: tuple[MapPicture, ...]
+    """Of all heads, then of each group of them."""
+
     tiles: tuple[tuple[TopTile, str], ...]
     """The top tiles that are shown, each with its picture."""
 
-    def part(self, scale: Scale | None = None) -> str:
-        """Attributes of an element that belongs to this layer, and to one scale."""
-        hidden = "" if self.index == 0 and scale in (None, SCALES[0]) else " hidden"
-        of_scale = f' data-scale="{scale}"' if scale else ""
-        return f'data-magnification="{self.index}"{of_scale}{hidden}'
+    def part(self) -> str:
+        """Attributes of an element that belongs to this layer."""
+        return f'data-magnification="{self.index}"{" hidden" if self.index else ""}'
+
+    def map_part(self, group: int, scale: Scale) -> str:
+        """Attributes of an element that belongs to one map of this layer, on one scale."""
+        first = (self.index, group, scale) == (0, 0, SCALES[0])
+        return (
+            f'data-magnification="{self.index}" data-heads="{group}" data-scale="{scale}"'
+            f"{'' if first else ' hidden'}"
+        )
 
     def place(self, tile: int) -> str:
         """Id of the mark of a top tile on the slide."""
@@ -58,7 +66,7 @@ def layers_of(
             name=f"mpp {facts.mpp:g}" if len(attention) > 1 else "",
             facts=facts,
             slide_size_l0=slide_size_l0,
-            images=pictures.layers[index],
+            maps=pictures.maps[index],
             tiles=tuple(zip(facts.top_tiles, pictures.top_tiles[index], strict=True))[:shown],
         )
         for index, facts in enumerate(attention)
@@ -78,34 +86,56 @@ def looks(layer: Layer) -> str:
     )
 
 
+def heads(layers: Sequence[Layer]) -> str:
+    """What of the attention of each group of heads lies on tissue; nothing where there is one."""
+    groups = [own.name for own in layers[0].maps[1:]]
+    if not groups:
+        return ""
+    names = "".join(f"<td>{layer.name}</td>" for layer in layers)
+    rows = [f"<tr><th>Attention on tissue of</th>{names}</tr>"]
+    for index, name in enumerate(groups, start=1):
+        shares = "".join(f"<td>{100 * layer.maps[index].on_tissue:.1f} %</td>" for layer in layers)
+        rows.append(f"<tr><th>{escape(name)}</th>{shares}</tr>")
+    return f'<table class="groups">{"".join(rows)}</table>'
+
+
 def switches(layers: Sequence[Layer]) -> str:
-    """Controls that choose the scale and, where there are several, the magnification."""
-    scales = "".join(f'<option value="{s}">{SCALE_CHOICES[s]}</option>' for s in SCALES)
-    switches = f'<label>Colour by <select id="scale">{scales}</select></label>'
-    if len(layers) == 1:
-        return switches
-    options = "".join(f'<option value="{layer.index}">{layer.name}</option>' for layer in layers)
-    return f'<label>Tiles at <select id="magnification">{options}</select></label>{switches}'
+    """Controls that choose the scale and, where there are several, magnification and heads."""
+    magnifications = {str(layer.index): layer.name for layer in layers}
+    groups = {str(group): own.name for group, own in enumerate(layers[0].maps)}
+    return "".join(
+        (
+            _choice("Tiles at", "magnification", magnifications) if len(magnifications) > 1 else "",
+            _choice("Attention of", "heads", groups) if len(groups) > 1 else "",
+            _choice("Colour by", "scale", {scale: SCALE_CHOICES[scale] for scale in SCALES}),
+        )
+    )
+
+
+def _choice(label: str, name: str, options: Mapping[str, str]) -> str:
+    texts = "".join(f'<option value="{v}">{escape(t)}</option>' for v, t in options.items())
+    return f'<label>{label} <select id="{name}">{texts}</select></label>'
 
 
 def images(layer: Layer) -> str:
     """The coloured tiles of a layer, to lie over the slide."""
     return "\n".join(
-        f'<img class="layer" {layer.part(scale)} src="{image}" draggable="false"'
+        f'<img class="layer" {layer.map_part(group, scale)} src="{image}" draggable="false"'
         f' alt="Map of the {SCALE_NAMES[scale]}">'
-        for scale, image in layer.images.items()
+        for group, own in enumerate(layer.maps)
+        for scale, image in own.images.items()
     )
 
 
 def legends(layer: Layer, ramp: str) -> str:
-    """The colour bars of a layer, one a scale."""
-    largest = layer.facts.top_tiles[0].attention
+    """The colour bars of a layer, one a map and scale."""
     where = f"At {layer.name}: " if layer.name else ""
     return "".join(
-        f'<div class="legend" {layer.part(scale)}>{where}{SCALE_NAMES[scale]}'
+        f'<div class="legend" {layer.map_part(group, scale)}>{where}{SCALE_NAMES[scale]}'
         f'<img class="ramp" src="{ramp}" alt=""><div class="ticks">'
-        + "".join(f"<span>{tick(fifth / 4, scale, largest)}</span>" for fifth in range(5))
+        + "".join(f"<span>{tick(fifth / 4, scale, own.largest)}</span>" for fifth in range(5))
         + "</div></div>"
+        for group, own in enumerate(layer.maps)
         for scale in SCALES
     )
 

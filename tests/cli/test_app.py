@@ -2,13 +2,14 @@
 
 import ast
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from sagdeploy.cli.app import EXTRA_LIBRARIES, app, run
+from sagdeploy.cli.app import EXTRA_LIBRARIES, WAY, app, run
 
 COMMANDS = [command.callback.__name__ for command in app.registered_commands if command.callback]
 
@@ -40,6 +41,31 @@ def test_help_explains_itself_with_an_example(
 ) -> None:
     assert run([command, "--help"]) == 0
     assert f"Example: sagdeploy {command}" in " ".join(capsys.readouterr().out.split())
+
+
+def test_every_command_has_its_line_and_place_in_the_help() -> None:
+    assert list(WAY) == COMMANDS
+
+
+@pytest.mark.parametrize("arguments", [["--quiet", "info"], ["info", "--quiet"]])
+def test_quiet_may_stand_anywhere_and_leaves_results(
+    arguments: list[str], painted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([*arguments, str(painted), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["vendor"] == "generic-tiff"
+    assert run(["synth", str(tmp_path / "a"), "--slides", "6", "--quiet"]) == 0
+    assert capsys.readouterr().err == ""
+    assert run(["info", "--quiet", str(tmp_path / "none.svs")]) == 3
+    assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_colour_is_for_terminals_that_want_it(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "sagdeploy", "doctor", "--repository", str(tmp_path / "none")]
+    for extra, coloured in (({"FORCE_COLOR": "1"}, True), ({"NO_COLOR": "1"}, False)):
+        clean = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "FORCE_COLOR")}
+        environment = clean | {"TERM": "xterm-256color"} | extra
+        done = subprocess.run(command, capture_output=True, env=environment, check=True)
+        assert (b"\x1b[3" in done.stdout) == coloured
 
 
 def test_help_needs_no_extra_and_loads_little() -> None:

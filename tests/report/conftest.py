@@ -10,7 +10,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from sagdeploy.manifest import ExtractorCard, Manifest, ModelCard, Parity
-from sagdeploy.pipeline.predict import Prediction, SlideFacts
+from sagdeploy.pipeline.predict import Prediction, PredictOptions, SlideFacts, TissueFacts
 from sagdeploy.serving.engine import Diagnosis
 from sagdeploy.slides.metadata import Mpp
 from sagdeploy.slides.slide import Slide, open_slide
@@ -69,6 +69,7 @@ def _prediction(*, scales: int = 1, temperature: float = 1.5, **changes: object)
         tissue_coverage=tuple(np.linspace(0, 1, len(t)) for t in tiles),
         slide=SlideFacts(
             sha256="a1" * 32,
+            size_bytes=1_938_955,
             size_l0=SIZE_L0,
             bounds_l0=(20, 30, 900, 600),
             mpp=Mpp(0.5, "metadata", 0.5),
@@ -76,6 +77,8 @@ def _prediction(*, scales: int = 1, temperature: float = 1.5, **changes: object)
             objective_power=None,
             levels=(SIZE_L0,),
         ),
+        tissue=TissueFacts(0.25, 0.06),
+        options=PredictOptions(),
         engine="Triton 2.51.0 at pathology-07.hospital.example:8000",
         counts={"tiles": sum(map(len, tiles))},
         warnings=(),
