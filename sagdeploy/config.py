@@ -13,7 +13,11 @@ class Strict(BaseModel):
     """A frozen value that refuses unknown keys; base of settings, manifest and records."""
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
+        defer_build=True,  # until it is used: a client needs no settings of training
     )
 
 
@@ -23,6 +27,8 @@ RECIPES = Path(__file__).with_name("recipes")
 StrictType = TypeVar("StrictType", bound=Strict)
 Share = Annotated[float, Field(ge=0, le=1)]
 Guide = Literal["hg", "tg"]
+Precision = Literal["fp32", "fp16", "int8"]
+"""Of an extractor's arithmetic."""
 
 
 class ModelSettings(Strict):

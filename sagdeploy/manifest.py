@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
-from sagdeploy.config import Strict, problems
+from sagdeploy.config import Precision, Strict, problems
 from sagdeploy.errors import ConfigError, ModelError
 from sagdeploy.slides.tiling import TilePlan
 
@@ -37,12 +37,18 @@ class ExtractorCard(Strict):
     parity: tuple[float, ...] = ()
     """Largest differences from PyTorch, as in Parity; empty where it came as ONNX."""
 
+    precision: Precision = "fp32"
+    """Of its arithmetic; features are float32 in any."""
+
 
 class ModelCard(Strict):
     """Where the diagnosis model comes from."""
 
     model: str
     guidance: tuple[str, ...]
+    hg_heads: Annotated[int, Field(ge=0)] = 0
+    """How many heads of each layer, the first, HG taught; 0 where it taught none."""
+
     seed: int
     epoch: int
     cohort_sha256: str
@@ -66,6 +72,24 @@ class Parity(Strict):
     diagnosis: tuple[float, ...]
 
 
+class Margin(Strict):
+    """What it changes on the validation slides that the extractor is not in float32."""
+
+    slides: Annotated[int, Field(ge=1)]
+    tiles: int
+    feature_cosine: float
+    """Of a tile's two features, their mean over other slides taken off: mean over the tiles."""
+
+    attention_rank: float
+    """Spearman's correlation of a slide's two attentions: mean over slides and magnifications."""
+
+    probability_difference: float
+    """The largest, over slides and classes."""
+
+    auc_difference: float | None
+    """What float32's AUC becomes more, or less; None where the slides are of one class."""
+
+
 class ManifestDraft(Strict):
     """What `export` knows of a model before it is published."""
 
@@ -86,6 +110,9 @@ class ManifestDraft(Strict):
 
     card: ModelCard
     parity: Parity
+    margin: Margin | None = None
+    """None for an extractor in float32, in which training saw the features."""
+
     software: dict[str, str]
     intended_use: str = "research use only"
 

@@ -5,6 +5,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from sagdeploy.errors import ExportError
+from sagdeploy.export.attention import with_attention
 from sagdeploy.files import write_bytes
 from sagdeploy.manifest import tensor_names
+from sagdeploy.models.attention import ModelOutput
 from sagdeploy.serving.runtime import PROBE_PX, Graph, load_graph
 
 OPSET = 18
@@ -73,19 +76,46 @@ def export_diagnosis(
     """
     names = tensor_names("features", magnifications)
     inputs = {
-        name: (torch.zeros(7 + 4 * index, features), {0: f"N_{index}"})
-        for index, name in enumerate(names)
+        name: (torch.zeros(tiles, features), {0: f"N_{index}"})
+        for index, (name, tiles) in enumerate(zip(names, _sizes(magnifications), strict=True))
     }
-    graph = DiagnosisGraph(model, temperature)
-    maps = len(on_cpu(graph)(*(tensor for tensor, _ in inputs.values()))) > 2 + magnifications
+    maps = attention_maps(model, magnifications=magnifications, features=features)
     outputs = [
         "probabilities",
         "logits",
         *tensor_names("attention", magnifications),
-        *(tensor_names("attention_heads", magnifications) if maps else ()),
+        *(tensor_names("attention_heads", magnifications) if maps.count > 1 else ()),
     ]
-    _export(graph, path, inputs=inputs, outputs=outputs)
+    _export(DiagnosisGraph(model, temperature), path, inputs=inputs, outputs=outputs)
     return path
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionMaps:
+    """How many attention maps a model makes at a magnification."""
+
+    layers: int
+    heads: int
+
+    @property
+    def count(self) -> int:
+        """L*H."""
+        return self.layers * self.heads
+
+
+def attention_maps(model: nn.Module, *, magnifications: int, features: int) -> AttentionMaps:
+    """What a model makes of a small bag, for it need not say how many maps it has."""
+    bags = [torch.zeros(1, tiles, features) for tiles in _sizes(magnifications)]
+    is_tile = [torch.ones(bag.shape[:2], dtype=torch.bool) for bag in bags]
+    with torch.inference_mode():
+        output: ModelOutput = on_cpu(model)(bags, is_tile)
+    layers, heads = output.attention[0].shape[1:3]
+    return AttentionMaps(layers, heads)
+
+
+def _sizes(magnifications: int) -> range:
+    """Tiles of an example bag, another number at each magnification."""
+    return range(7, 7 + 4 * magnifications, 4)
 
 
 def on_cpu(module: nn.Module) -> nn.Module:
@@ -119,7 +149,7 @@ Input = tuple[Tensor, dict[int, str]]
 def _export(
     module: nn.Module, path: Path, *, inputs: dict[str, Input], outputs: Sequence[str]
 ) -> None:
-    model = _traced(on_cpu(module), list(inputs.values()), list(inputs), outputs)
+    model = with_attention(_traced(on_cpu(module), list(inputs.values()), list(inputs), outputs))
     _name_dims(model.graph, [dims for _, dims in inputs.values()])
     graph = save_graph(model, path)
     for tensor, (_, dims) in zip(graph.inputs, inputs.values(), strict=True):

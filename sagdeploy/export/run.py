@@ -3,11 +3,13 @@
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import torch
 from torch import nn
 
 from sagdeploy.errors import ExportError
-from sagdeploy.export.graph import export_diagnosis
+from sagdeploy.export.graph import attention_maps, export_diagnosis
 from sagdeploy.export.parity import measure_parity
+from sagdeploy.export.reduction import Reduced, Reduction, Trained, reduce_extractor
 from sagdeploy.export.repository import publish
 from sagdeploy.manifest import ManifestDraft, ModelCard, Parity
 from sagdeploy.slides.tiling import TilePlan
@@ -21,6 +23,7 @@ from sagdeploy.training.checkpoint import (
     read_run,
     software_versions,
 )
+from sagdeploy.training.terms import taught_heads
 
 ON_TISSUE_MARGIN = 0.05
 """Below the least share of attention on tissue of all validation slides, before it is a warning:
@@ -35,11 +38,13 @@ def export_run(
     *,
     version: int | None = None,
     extractor: Path | None = None,
+    reduction: Reduction | None = None,
 ) -> int:
     """Publish a run's model into a Triton repository, and return its version.
 
     The seed is the best one on validation, never on test.
     extractor: its ONNX file, where the run does not hold it
+    reduction: to fewer bits; None for the extractor that training saw
     Raises ExportError where ONNX Runtime does not say what PyTorch says.
     """
     record = read_run(run)
@@ -67,9 +72,14 @@ def export_run(
             diagnosis_onnx=diagnosis_onnx,
             temperature=result.temperature,
         )
+        draft = _draft(name, plan, record, result, model, parity)
+        if reduction is not None:
+            trained = Trained(record, result, plan, extractor_onnx, diagnosis_onnx)
+            reduced = reduce_extractor(trained, reduction, Path(folder) / EXTRACTOR_FILE)
+            draft, extractor_onnx = _with(draft, reduced), reduced.onnx
         return publish(
             repository,
-            _draft(name, plan, record, result, model, parity),
+            draft,
             extractor_onnx=extractor_onnx,
             diagnosis_onnx=diagnosis_onnx,
             version=version,
@@ -95,18 +105,24 @@ def _draft(
     model: nn.Module,
     parity: Parity,
 ) -> ManifestDraft:
+    guidance = record.settings.guidance
+    maps = attention_maps(
+        model, magnifications=record.magnifications, features=record.extractor.features
+    )
+    taught = taught_heads(torch.empty(1, 1, maps.heads, 1), guidance.hg_heads).shape[2]
     return ManifestDraft(
         name=name,
         classes=record.classes,
         plan=plan,
         extractor=record.extractor,
-        heads=getattr(model, "heads", 1),
-        layers=getattr(model, "layers", 1),
+        heads=maps.heads,
+        layers=maps.layers,
         temperature=result.temperature,
         attention_on_tissue_floor=_floor(result.least_on_tissue),
         card=ModelCard(
             model=record.settings.model.name,
-            guidance=record.settings.guidance.terms,
+            guidance=guidance.terms,
+            hg_heads=taught if "hg" in guidance.terms else 0,
             seed=result.seed,
             epoch=result.epoch,
             cohort_sha256=record.cohort_sha256,
@@ -116,6 +132,13 @@ def _draft(
         parity=parity.model_copy(update={"extractor": record.extractor.parity}),
         software=software_versions(),
     )
+
+
+def _with(draft: ManifestDraft, reduced: Reduced) -> ManifestDraft:
+    """The draft of the same model with its extractor in fewer bits."""
+    parity = draft.parity.model_copy(update={"extractor": ()})
+    changes = {"extractor": reduced.card, "margin": reduced.margin, "parity": parity}
+    return draft.model_copy(update=changes)
 
 
 def _floor(least_on_tissue: float | None) -> float | None:

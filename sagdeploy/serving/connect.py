@@ -1,11 +1,14 @@
 """Which engine answers: a server that was named, one that is there, or the repository."""
 
+import socket
 from pathlib import Path
 
 from sagdeploy.errors import EngineError, ModelError
 from sagdeploy.serving.engine import Engine
 
 LOCAL_SERVER = "localhost:8000"
+KNOCK_S = 0.5
+"""Longest wait for a server on this machine to take a connection."""
 
 
 def connect(
@@ -15,14 +18,25 @@ def connect(
 
     Raises EngineError when a named server does not answer, ModelError without any model.
     """
-    from sagdeploy.serving.local import LocalEngine
-    from sagdeploy.serving.triton import TritonEngine
-
     if server:
+        from sagdeploy.serving.triton import TritonEngine
+
         return TritonEngine(server)
-    if (nearby := _nearby(model)) is not None:
+    if _listens(LOCAL_SERVER) and (nearby := _nearby(model)) is not None:
         return nearby
+    from sagdeploy.serving.local import LocalEngine
+
     return LocalEngine(repository, threads=threads)
+
+
+def _listens(address: str) -> bool:
+    """Whether anybody does; asked first, for a client for servers is slow to import."""
+    host, _, port = address.partition(":")
+    try:
+        with socket.create_connection((host, int(port)), timeout=KNOCK_S):
+            return True
+    except OSError:
+        return False
 
 
 def _nearby(model: str) -> Engine | None:

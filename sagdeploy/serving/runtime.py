@@ -1,7 +1,9 @@
 """One ONNX graph in ONNX Runtime, whose errors become ours here."""
 
 import hashlib
+import logging
 import re
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +15,20 @@ from sagdeploy.manifest import ExtractorCard
 from sagdeploy.serving.engine import Arrays
 from sagdeploy.serving.model_config import Tensor
 
+log = logging.getLogger(__name__)
+
 VERSION: str = ort.__version__
 
 PROBE_PX = 224
 """Side of the tile that a graph is tried on where any size will do."""
+
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+
+_NOTHING = (
+    b'\x08\x08:9\n\x12\n\x01x\x12\x01y"\x08Identity:\x00\x12\x01gZ\x0f\n\x01x\x12\n\n\x08\x08\x01'
+    b"\x12\x04\n\x02\x08\x01b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\r"
+)
+"""A graph that hands its input on, to try a provider with."""
 
 _EXTERNAL_DATA = "session.model_external_initializers_file_folder_path"
 _NVIDIA = Path("/dev/nvidiactl")
@@ -72,14 +84,19 @@ def load_graph(path: Path, *, threads: int = 1, sha256: str | None = None) -> Gr
         raise ModelError(f"{path}: refused by ONNX Runtime: {_line(error)}") from error
 
 
+@cache
 def providers() -> tuple[str, ...]:
-    """What ONNX Runtime computes on, best first: CUDA where there is a GPU, and the CPU.
+    """What ONNX Runtime computes on, best first: CUDA where it works, and the CPU.
 
-    Not TensorRT: it builds its engine anew for each number of tiles.
+    Whether it works is tried: without its libraries ONNX Runtime takes the CPU and says nothing.
+    Not TensorRT: it builds its engine anew when a batch is larger than all before it.
     """
-    cpu, cuda = "CPUExecutionProvider", "CUDAExecutionProvider"
-    has_gpu = cuda in ort.get_available_providers() and _NVIDIA.exists()
-    return (cuda, cpu) if has_gpu else (cpu,)
+    if CUDA not in ort.get_available_providers() or not _NVIDIA.exists():
+        return (CPU,)
+    found = tuple(_session(_NOTHING, 1, (CUDA, CPU)).get_providers())
+    if CUDA not in found:
+        log.warning("a GPU is there, but not what ONNX Runtime needs of CUDA and cuDNN for it")
+    return found
 
 
 def extractor_card(path: Path, *, name: str, weights: str) -> ExtractorCard:

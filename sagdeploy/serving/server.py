@@ -145,7 +145,11 @@ class TritonServer:
                 [*launch, str(environment.triton / "bin" / "tritonserver"), *self._arguments()],
                 # Python's own and the user's variables stay out; the stub takes its packages
                 # from the first python on the path.
-                env={"PATH": f"{environment.bin}:/usr/bin:/bin", "LD_LIBRARY_PATH": libraries},
+                env={
+                    "PATH": f"{environment.bin}:/usr/bin:/bin",
+                    "LD_LIBRARY_PATH": libraries,
+                    "ORT_DISABLE_TELEMETRY": "1",  # of ONNX Runtime, to Microsoft
+                },
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

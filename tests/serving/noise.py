@@ -3,11 +3,12 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from sagdeploy.pipeline.stream import TileReader
 from sagdeploy.slides.tiling import Tiles
 from tests.serving.engine_contract import TILE_PX
 
 
-class Noise:
+class Noise(TileReader):
     """A reader of tiles that are all different, and the same each time."""
 
     def read(

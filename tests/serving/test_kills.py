@@ -10,9 +10,8 @@ from sagdeploy.batch import Batch, BatchResult, predict_batch
 from sagdeploy.pipeline.inputs import SlideInput
 from sagdeploy.pipeline.outcome import SlideOutcome
 from sagdeploy.pipeline.predict import PredictOptions
-from sagdeploy.pipeline.stream import BATCH_TILES
 from sagdeploy.pipeline.versions import ModelChoice
-from sagdeploy.serving.triton import TritonEngine
+from sagdeploy.serving.triton import PACE, TritonEngine
 from sagdeploy.slides.synthetic import SlideSpec, paint_slide
 from tests.serving.restarting import Restarting
 
@@ -45,7 +44,7 @@ class Saboteur:
         with self._lock:
             self._batches += 1
             is_due = bool(self._due) and self._slide >= self._due[0]
-            if is_due and (self._batches >= self._after or tiles > BATCH_TILES):
+            if is_due and (self._batches >= self._after or tiles > PACE.batch_tiles):
                 self._server.kill()
                 self._due.pop(0)
                 self._after = self._batches + self._rng.randint(1, 9)

@@ -10,11 +10,11 @@ import pytest
 from numpy.typing import NDArray
 
 from sagdeploy.pipeline.diagnose import diagnose_tiles
-from sagdeploy.pipeline.stream import BATCH_TILES, extractor_of, stream_features
+from sagdeploy.pipeline.stream import TileReader, extractor_of, stream_features
 from sagdeploy.serving.engine import Diagnosis
 from sagdeploy.serving.server import TritonServer
 from sagdeploy.serving.transport import Connections, parse_address
-from sagdeploy.serving.triton import TritonEngine
+from sagdeploy.serving.triton import PACE, TritonEngine
 from sagdeploy.slides.tiling import Tiles
 from tests.serving.faultserver import MODEL, FaultServer, slow
 from tests.serving.noise import Noise, tiles_of
@@ -58,7 +58,7 @@ def test_tiles_of_several_slides_share_a_run(server: TritonServer) -> None:
     with ThreadPoolExecutor(CLIENTS) as clients:
         list(clients.map(diagnose, [server.url] * CLIENTS, [400] * CLIENTS))
     more_runs, more_requests = runs_and_requests(server)
-    assert more_requests - requests == CLIENTS * 400 / BATCH_TILES
+    assert more_requests - requests == CLIENTS * 400 / PACE.batch_tiles
     assert more_runs - runs < more_requests - requests
 
 
@@ -70,7 +70,7 @@ def slow_server() -> Iterator[FaultServer]:
         yield running
 
 
-class Counting:
+class Counting(TileReader):
     """A reader that counts the tiles it has read."""
 
     def __init__(self) -> None:
@@ -89,7 +89,7 @@ class Counting:
 @pytest.mark.parametrize("workers", [1, 3])
 def test_a_slow_server_slows_the_reader_down(slow_server: FaultServer, workers: int) -> None:
     engine, reader = TritonEngine(slow_server.url), Counting()
-    tiles: Tiles = tiles_of(50 * BATCH_TILES, tile_px=4)
+    tiles: Tiles = tiles_of(50 * PACE.batch_tiles, tile_px=4)
     answered, ahead = 0, []
     lock = threading.Lock()
 
@@ -103,4 +103,4 @@ def test_a_slow_server_slows_the_reader_down(slow_server: FaultServer, workers: 
     features = stream_features(reader, tiles, infer, workers=workers, progress=progress)
     engine.close()
     assert features.shape == (len(tiles), 2)
-    assert max(ahead) <= workers * BATCH_TILES
+    assert max(ahead) <= workers * PACE.batch_tiles

@@ -9,6 +9,7 @@ from onnx import TensorProto, helper
 
 from sagdeploy.errors import EngineError, ModelError
 from sagdeploy.files import sha256_of
+from sagdeploy.serving import runtime
 from sagdeploy.serving.runtime import extractor_card, load_graph
 
 EXTRACTOR = """<ir_version: 10, opset_import: ["" : 18]>
@@ -102,3 +103,9 @@ def test_a_run_that_fails_is_one_line_and_silent(
         graph.run({"x": np.zeros(7, np.float32)})
     assert "\n" not in str(caught.value)
     assert capfd.readouterr() == ("", "")
+
+
+def test_what_providers_are_tried_with_is_a_graph() -> None:
+    session = runtime._session(runtime._NOTHING, 1, (runtime.CPU,))
+    assert session.run(None, {"x": np.ones(1, np.float32)})[0].tolist() == [1]
+    assert runtime.providers()[-1] == runtime.CPU
