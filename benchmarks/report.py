@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image
 
 from sagdeploy.manifest import ExtractorCard, Manifest, ModelCard, Parity
-from sagdeploy.pipeline.predict import Prediction, SlideFacts
+from sagdeploy.pipeline.predict import Prediction, PredictOptions, SlideFacts, TissueFacts
 from sagdeploy.report.folder import LAYERS, MAP, PAGE, RECORD, REGIONS, TILES, write_results
 from sagdeploy.report.geojson import write_geojson
 from sagdeploy.report.ome import write_ome_tiff
@@ -116,6 +116,7 @@ def make_prediction(count: int, size_l0: tuple[int, int], columns: int) -> Predi
         tissue_coverage=(np.ones(count),),
         slide=SlideFacts(
             sha256="0" * 64,
+            size_bytes=1_938_955,
             size_l0=size_l0,
             bounds_l0=(0, 0, *size_l0),
             mpp=Mpp(MPP, "metadata", MPP),
@@ -123,6 +124,8 @@ def make_prediction(count: int, size_l0: tuple[int, int], columns: int) -> Predi
             objective_power=None,
             levels=(size_l0,),
         ),
+        tissue=TissueFacts(0.25, 0.06),
+        options=PredictOptions(),
         engine="none",
         counts={"tiles": count},
         warnings=(),

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from sagdeploy.manifest import Manifest
 from sagdeploy.pipeline.diagnose import diagnose_tiles
+from sagdeploy.pipeline.stream import TileReader
 from sagdeploy.serving.engine import Engine
 from sagdeploy.serving.local import LocalEngine
 from sagdeploy.serving.server import TritonServer
@@ -43,7 +44,7 @@ WAYS = ("in process", "HTTP", "shared memory")
 SAMPLE_S = 0.1
 
 
-class Texture:
+class Texture(TileReader):
     """A reader whose tiles lie in memory."""
 
     def __init__(self) -> None:

@@ -4,7 +4,8 @@
 
 Cohorts: `painted` in two classes and `painted-4` in four; `painted-shortcut` and
 `painted-4-shortcut`, where pen marks beside the tissue tell the class in training and validation
-slides, but not in test slides; `composed` of real H&E fields, evaluated in folds by field. What
+slides, but not in test slides; `painted-touching-shortcut`, where they lie in
+the crops that ScAtNet sees; `composed` of real H&E fields, evaluated in folds by field. What
 exists in OUT is kept: the same command goes on where it stopped, and another one adds its rows.
 """
 
@@ -16,11 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from composed import compose_cohort
-from figure4 import draw_row, stack
-from PIL import Image
 
 from sagdeploy.bags.cohort import Cohort, read_cohort
-from sagdeploy.config import GuidanceSettings, Guide, ModelSettings, OptimSettings, TrainSettings
+from sagdeploy.config import GuidanceSettings, ModelSettings, OptimSettings, TrainSettings
 from sagdeploy.errors import BatchError, ConfigError, SagError
 from sagdeploy.export.extractor import ExtractorSource, local_extraction
 from sagdeploy.files import write_bytes, write_json
@@ -32,10 +31,12 @@ from sagdeploy.slides.tiling import TilePlan
 from sagdeploy.training.comparison import Comparison, compare
 from sagdeploy.training.evaluate import Split, evaluate_run, read_evaluation
 from sagdeploy.training.experiment import train_seeds
+from sagdeploy.training.figure import draw_figure
 
 PAINTED = {
     "painted": CohortSpec(),
     "painted-shortcut": CohortSpec(shortcut=1.0),
+    "painted-touching-shortcut": CohortSpec(shortcut=1.0, pens_touch=True),
     "painted-4": CohortSpec(classes=4, slides=120),
     "painted-4-shortcut": CohortSpec(classes=4, slides=120, shortcut=1.0),
 }
@@ -43,7 +44,19 @@ COHORTS = (*PAINTED, "composed")
 FOLDS = {"composed": 5}
 """Where a test split of its own would hold too few patients."""
 
-ARMS: dict[str, tuple[Guide, ...]] = {"none": (), "hg": ("hg",), "hg-tg": ("hg", "tg")}
+ARMS = {
+    "none": GuidanceSettings(),
+    "hg": GuidanceSettings(terms=("hg",)),
+    "hg-tg": GuidanceSettings(terms=("hg", "tg")),
+}
+CONTROLS = {
+    "hg-shuffled": GuidanceSettings(terms=("hg",), control="shuffled"),
+    "hg-uniform": GuidanceSettings(terms=("hg",), control="uniform"),
+    "hg-quarter": GuidanceSettings(terms=("hg",), share=0.25),
+    "hg-weight-0": GuidanceSettings(terms=("hg",), weight=0.0),
+}
+"""What HG gains that these gain too, it does not gain by its meaning."""
+
 FIELDS = Path(__file__).parents[2] / "shared" / "data" / "tiles" / "brecahad"
 
 
@@ -55,10 +68,9 @@ class Setup:
     model: ModelSettings
     optim: OptimSettings
 
-    def settings(self, terms: tuple[Guide, ...], epochs: int | None) -> TrainSettings:
+    def settings(self, guidance: GuidanceSettings, epochs: int | None) -> TrainSettings:
         """Settings of one arm."""
         optim = self.optim.model_copy(update={"epochs": epochs} if epochs else {})
-        guidance = GuidanceSettings(terms=terms)
         return TrainSettings(model=self.model, guidance=guidance, optim=optim)
 
 
@@ -100,6 +112,7 @@ class Bench:
     seeds: int
     epochs: int | None
     jobs: int
+    arms: dict[str, GuidanceSettings]
 
     def run(self, cohort: str, model: str, arm: str) -> Path:
         """Folder of one arm."""
@@ -129,15 +142,15 @@ class Bench:
         setup, folds = MODELS[model], FOLDS.get(name)
         self._bag(cohort, bags, _plan(name, setup))
         split: Split = "folds" if folds else "test"
-        for arm, terms in ARMS.items():
+        for arm, guidance in self.arms.items():
             run = self.run(name, model, arm)
             print(f"{name}, {model}, {arm}", flush=True)
-            settings = setup.settings(terms, self.epochs)
+            settings = setup.settings(guidance, self.epochs)
             seeds = range(self.seeds)
             train_seeds(cohort, bags, run, settings, seeds, folds=folds, jobs=self.jobs)
             if _seeds_evaluated(run, split) < self.seeds:
                 evaluate_run(run, cohort, bags, split)
-        found = compare([self.run(name, model, arm) for arm in ARMS], split=split)
+        found = compare([self.run(name, model, arm) for arm in self.arms], split=split)
         write_json(self.table(name, model), found.model_dump(mode="json"))
 
     def _bag(self, cohort: Cohort, bags: Path, plan: TilePlan) -> None:
@@ -155,15 +168,11 @@ class Bench:
         write_bytes(self.out / "table1.md", text.encode())
         values = {f"{c}/{m}": table.model_dump(mode="json") for (c, m), table in tables.items()}
         write_json(self.out / "table1.json", values)
-        rows = [
-            draw_row(
-                self.cohort(c),
-                self.bags(c, m),
-                [(f"{c}, {m}, {arm}", self.run(c, m, arm)) for arm in ("none", "hg-tg")],
+        for c, m in done:
+            runs = [self.run(c, m, arm) for arm in ("none", "hg-tg")]
+            draw_figure(
+                self.cohort(c), self.bags(c, m), runs, self.out / f"figure4-{c}-{m}.svg", slides=2
             )
-            for c, m in done
-        ]
-        Image.fromarray(stack(rows)).save(self.out / "figure4.png")
         print(text)
 
 
@@ -195,6 +204,7 @@ def main() -> None:
     parser.add_argument("--cohort", default=",".join(COHORTS))
     parser.add_argument("--models", default=",".join(MODELS))
     parser.add_argument("--seeds", type=int, default=15)
+    parser.add_argument("--controls", action="store_true", help="arms of control of HG as well")
     parser.add_argument("--epochs", type=int, help="of every model, in place of its own")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--extractor", default="stain_texture")
@@ -206,7 +216,15 @@ def main() -> None:
     if unknown:
         parser.error(f"unknown: {', '.join(unknown)}")
     source = ExtractorSource(options.extractor, options.weights)
-    bench = Bench(options.out, options.fields, source, options.seeds, options.epochs, options.jobs)
+    bench = Bench(
+        out=options.out,
+        fields=options.fields,
+        extractor=source,
+        seeds=options.seeds,
+        epochs=options.epochs,
+        jobs=options.jobs,
+        arms=ARMS | (CONTROLS if options.controls else {}),
+    )
     try:
         for cohort in cohorts:
             for model in models:

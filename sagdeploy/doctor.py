@@ -12,7 +12,7 @@ from sagdeploy.serving.engine import Engine
 from sagdeploy.serving.local import LocalEngine
 from sagdeploy.serving.runtime import providers
 from sagdeploy.serving.triton import TritonEngine
-from sagdeploy.slides.slide import library_version
+from sagdeploy.slides.library import library_version
 
 OPENSLIDE_FLOOR = (4, 0, 1)
 """Older ones write out of bounds on crafted files."""

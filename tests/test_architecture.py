@@ -12,8 +12,15 @@ ORDER = """
 errors
 files
 config
-slides.metadata
-slides.slide slides.tiling
+slides.metadata slides.library slides.tileindex
+slides.jpeg slides.jpeg2000 slides.decoded
+slides.direct
+slides.reader
+slides.slide slides.tiling slides.wire
+slides.decoder
+slides.nursery slides.nursing
+slides.decoding
+slides.isolation
 slides.tissue slides.deepzoom
 slides.lattice slides.tiff
 slides.outline slides.textures slides.pyramid
@@ -37,13 +44,14 @@ serving.kserve
 serving.local serving.triton
 serving.connect serving.environment serving.backend.model
 serving.server
-pipeline.outcome pipeline.inputs pipeline.stream pipeline.versions
-pipeline.diagnose pipeline.detection
+pipeline.outcome pipeline.inputs pipeline.run pipeline.flow pipeline.versions
+pipeline.stream
+pipeline.diagnose pipeline.detection pipeline.journal pipeline.cluster
 pipeline.heuristic
 pipeline.describe pipeline.extract pipeline.guide pipeline.synth pipeline.predict
 report.scale
 report.record report.regions
-report.findings report.overlay report.geojson report.ome report.tables
+report.findings report.overlay report.geojson report.ome report.tables report.heads
 report.pictures
 report.viewer
 report.page
@@ -51,6 +59,7 @@ report.folder
 view.results view.matching view.lending
 view.site
 view.server
+resume audit
 batch
 doctor
 models.attention models.dropout
@@ -60,17 +69,27 @@ models.extractors models.registry
 training.terms
 training.loss training.metrics training.calibration training.splits training.adam
 training.alignment training.intervals training.thresholds
+training.tensors
 training.checkpoint training.dataset
+training.batch
 training.inference training.state
 training.controls training.faithfulness training.froc training.landmarks training.train
 training.judgement
 training.panel
 training.predictions training.baselines
 training.evaluate training.contrast
+training.arm
+training.workers
 training.comparison training.experiment
+training.axis training.svg
+training.chart training.figure
+training.curves training.roc training.reliability
+training.table
+export.attention
 export.graph
-export.wrap export.parity
-export.layout
+export.wrap export.parity export.centring export.samples
+export.precision export.margin
+export.layout export.reduction
 export.repository export.extractor
 export.run
 demo
@@ -81,20 +100,23 @@ cli.app
 
 # library -> the only modules that may import it; a name ending in "." stands for a package
 DOORS = {
-    "openslide": {"slides.slide"},
-    "skimage": {"slides.tissue", "guidance.detection"},
+    "openslide": {"slides.library"},
+    "simplejpeg": {"slides.jpeg"},
+    "imagecodecs": {"slides.jpeg2000"},
+    "skimage": {"guidance.detection"},
     "shapely": {"guidance."},
     "defusedxml": {"guidance.outlines"},
     "h5py": {"bags.bag"},
     "google": {"serving.model_config"},
-    "onnxruntime": {"serving.runtime", "serving.backend.model"},
+    "onnxruntime": {"serving.runtime", "serving.backend.model", "export.precision"},
     "tritonclient": {"serving.kserve", "serving.model_config"},
     "triton_python_backend_utils": {"serving.backend.model"},
     "platformdirs": {"serving.environment"},
-    "safetensors": {"models.extractors", "training.checkpoint"},
-    "onnx": {"export.graph", "export.wrap"},
+    "safetensors": {"models.extractors", "training.tensors"},
+    "onnx": {"export."},
     "sklearn": {"guidance.cells", "training.alignment", "training.splits"},
     "torch": {"models.", "training.", "export."},
+    "distributed": {"pipeline.cluster"},
     "typer": {"cli."},
     "rich": {"cli."},
 }

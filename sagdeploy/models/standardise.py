@@ -27,8 +27,6 @@ class Standardised(nn.Module):
     def __init__(self, model: nn.Module, *, features: int) -> None:
         super().__init__()
         self.model = model
-        self.heads = getattr(model, "heads", 1)
-        self.layers = getattr(model, "layers", 1)
         self.register_buffer("mean", torch.zeros(features))
         self.register_buffer("deviation", torch.ones(features))
 

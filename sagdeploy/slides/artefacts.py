@@ -79,17 +79,23 @@ class Artefacts:
 
 
 def plan_artefacts(
-    *, seed: int, size_l0: tuple[int, int], tissue: Outline, pen: Pen | None
+    *, seed: int, size_l0: tuple[int, int], tissue: Outline, pen: Pen | None, pen_touches: bool
 ) -> Artefacts:
-    """Artefacts in the margin that the tissue leaves; the pen's colour moves nothing."""
+    """Artefacts in the margin that the tissue leaves; the pen's colour moves nothing.
+
+    pen_touches: whether the stroke runs across a corner of the box around the tissue
+    """
     rng = np.random.default_rng((seed, 1))
     size = np.asarray(size_l0, np.float64)
-    stroke = _plan_stroke(rng, size, tissue)
-    count = int(rng.integers(8, 20))
     unit = float(size.max()) / 2600
+    width = 42 * unit
+    stroke = _plan_stroke(rng, size, tissue)
+    if pen_touches:
+        stroke = _across_corner(tissue.vertices)
+    count = int(rng.integers(8, 20))
     dust = np.column_stack([rng.random((count, 2)) * size, rng.uniform(2, 7, count) * unit])
     edge = _plan_edge(rng, size) if rng.random() < 0.6 else None
-    return Artefacts(seed, pen, stroke, 42 * unit, dust, edge)
+    return Artefacts(seed, pen, stroke, width, dust, edge)
 
 
 def _plan_stroke(rng: np.random.Generator, size: Floats, tissue: Outline) -> Floats:
@@ -105,6 +111,19 @@ def _plan_stroke(rng: np.random.Generator, size: Floats, tissue: Outline) -> Flo
     line = np.empty((40, 2))
     line[:, 1 - across] = (start + length * along) * size[1 - across]
     line[:, across] = size[across] - offset if at_end else offset
+    return line
+
+
+def _across_corner(outline: Floats) -> Floats:
+    """A line across that corner of the box around an outline which is farthest from it."""
+    box = np.stack([outline.min(axis=0), outline.max(axis=0)])
+    corners = np.array([(x, y) for x in box[:, 0] for y in box[:, 1]])
+    gaps = outline - corners[:, None]  # (4, V, 2)
+    distance = np.hypot(gaps[..., 0], gaps[..., 1])
+    corner = int(distance.min(axis=1).argmax())
+    x, y = gaps[corner, distance[corner].argmin()]
+    along = np.linspace(-0.5, 0.5, 40)[:, None]
+    line: Floats = corners[corner] + (x / 2, y / 2) + along * (-y, x)
     return line
 
 

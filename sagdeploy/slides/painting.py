@@ -156,16 +156,25 @@ class Painting:
 
 
 def plan_painting(
-    *, seed: int, size_l0: tuple[int, int], mpp: float, grade: float, pen: Pen | None
+    *,
+    seed: int,
+    size_l0: tuple[int, int],
+    mpp: float,
+    grade: float,
+    pen: Pen | None,
+    pen_touches: bool = False,
 ) -> Painting:
     """A painting that can be asked for any of its regions.
 
-    grade: look of the lesion's nuclei, from 0 (benign) to 1; it changes nothing else
+    grade:       look of the lesion's nuclei, from 0 (benign) to 1; it changes nothing else
+    pen_touches: whether the pen's stroke runs across a corner of the box around the tissue
     """
     anatomy = plan_anatomy(
         seed=seed, size_l0=size_l0, mpp=mpp, lesion_spacing_um=lesion_spacing_um(grade)
     )
-    artefacts = plan_artefacts(seed=seed, size_l0=size_l0, tissue=anatomy.tissue, pen=pen)
+    artefacts = plan_artefacts(
+        seed=seed, size_l0=size_l0, tissue=anatomy.tissue, pen=pen, pen_touches=pen_touches
+    )
     rng = np.random.default_rng((seed, 2))
     strength = rng.normal(1, (0.05, 0.09)).clip(0.8, 1.25)[:, None]
     tint = rng.normal(1, 0.03, (2, 3)).clip(0.9, 1.1)

@@ -35,6 +35,9 @@ class SlideSpec:
     pen: Pen | None = "blue"
     """Colour of a stroke of ink on the glass beside the tissue."""
 
+    pen_touches: bool = False
+    """Whether the stroke runs across a corner of the box around the tissue, which grids cover."""
+
     def __post_init__(self) -> None:
         if self.seed < 0:
             raise ConfigError(f"seed must not be negative, got {self.seed}")
@@ -64,7 +67,12 @@ class PaintedSlide:
 def paint_slide(path: Path, spec: SlideSpec) -> PaintedSlide:
     """Paint a slide into a pyramidal TIFF at `path`, and tell what is on it."""
     painting = plan_painting(
-        seed=spec.seed, size_l0=spec.size_l0, mpp=spec.mpp, grade=spec.grade, pen=spec.pen
+        seed=spec.seed,
+        size_l0=spec.size_l0,
+        mpp=spec.mpp,
+        grade=spec.grade,
+        pen=spec.pen,
+        pen_touches=spec.pen_touches,
     )
     write_pyramid(path, painting.region, size_l0=spec.size_l0, mpp=spec.mpp)
     width, height = spec.size_l0

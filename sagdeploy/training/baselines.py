@@ -1,6 +1,7 @@
 """Attention that knows no model: what a map must beat before it says anything.
 
-Uniform over tissue looks at all tissue alike; nuclear density looks where cells are many.
+Uniform over tissue looks at all tissue alike; nuclear density looks where cells are many; the
+centre prior looks at the middle of the tiles, whatever is there.
 """
 
 from collections.abc import Sequence
@@ -19,6 +20,10 @@ from sagdeploy.training.panel import RESAMPLING_SEED, known_means
 
 UNIFORM = "uniform over tissue"
 DENSITY = "nuclear density"
+CENTRE = "centre prior"
+
+CENTRE_SPREAD = 0.25
+"""Standard deviation of the centre prior, as a share of the sides of what the tiles cover."""
 
 Float64 = NDArray[np.float64]
 Maps = Sequence[Float64]
@@ -31,10 +36,10 @@ def baselines(
     bags: Bags, landmarks: Landmarks, *, resamples: int
 ) -> dict[str, dict[str, Interval]]:
     """Where maps lie that know no model, by name of map and metric; over patients."""
-    scores: dict[str, list[AttentionScores]] = {UNIFORM: [], DENSITY: []}
+    scores: dict[str, list[AttentionScores]] = {UNIFORM: [], DENSITY: [], CENTRE: []}
     patients = []
     for bag in bags:
-        maps = {UNIFORM: _uniform(bag), DENSITY: _density(bag, landmarks)}
+        maps = {UNIFORM: _uniform(bag), DENSITY: _density(bag, landmarks), CENTRE: _centre(bag)}
         patients.append(bag.patient_id)
         for name, levels in maps.items():
             scores[name].append(attention_on(bag, levels) if levels else NOWHERE)
@@ -73,3 +78,16 @@ def _density(bag: LabelledBag, landmarks: Landmarks) -> Maps | None:
         return None
     counts = [cells_per_tile(cells, level) for level in tiles]
     return [count / count.sum() for count in counts] if all(c.any() for c in counts) else None
+
+
+def _centre(bag: LabelledBag) -> Maps | None:
+    """A bell over the middle of the tiles; None where they have no places."""
+    tiles = [level for level in bag.tiles if level is not None]
+    if len(tiles) < len(bag.features):
+        return None
+    bells = []
+    for level in tiles:
+        low, high = level.xy_l0.min(axis=0), level.xy_l0.max(axis=0) + level.size_l0
+        off = (level.xy_l0 + np.divide(level.size_l0, 2) - (low + high) / 2) / (high - low)
+        bells.append(np.exp(-0.5 * np.square(off / CENTRE_SPREAD).sum(axis=1)))
+    return [bell / bell.sum() for bell in bells]

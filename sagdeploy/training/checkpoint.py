@@ -7,22 +7,18 @@
     RUN/seed_<n>/result.json            SeedResult, written last: it says that the seed is done
     RUN/seed_<n>/state.safetensors      only while the seed is being trained
 
-With folds the folders are `fold_<k>_seed_<n>`. No file holds code: pickles are refused.
+With folds the folders are `fold_<k>_seed_<n>`.
 """
 
 import os
 import shutil
-from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from platform import python_version
 from typing import Annotated, Literal, TypeVar
 
-import torch
 from pydantic import Field, ValidationError
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
 from sagdeploy.config import Strict, TrainSettings, problems
 from sagdeploy.errors import ConfigError, ModelError
@@ -31,18 +27,14 @@ from sagdeploy.manifest import ExtractorCard
 from sagdeploy.models.registry import build_model
 from sagdeploy.models.standardise import Standardised
 from sagdeploy.slides.tiling import TilePlan
+from sagdeploy.training.tensors import TRAIN_AGAIN, load_weights
 
 RUN_FILE = "run.json"
 RESULT_FILE = "result.json"
 WEIGHTS_FILE = "weights.safetensors"
 EXTRACTOR_FILE = "extractor.onnx"
 
-CODE_SUFFIXES = frozenset({".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin", ".tar"})
-CODE_STARTS = (b"\x80", b"PK")
-"""First bytes of a pickle, and of the zip archive that torch.save puts around one."""
-
 Record = TypeVar("Record", bound=Strict)
-Tensors = dict[str, Tensor]
 
 
 class RunRecord(Strict):
@@ -177,53 +169,8 @@ def load_model(run: Path, record: RunRecord, result: SeedResult) -> nn.Module:
         model = Standardised(model, features=record.extractor.features)
     load_weights(model, path)
     if sha256_of(path) != result.weights_sha256:
-        raise ModelError(f"{path}: not the file that {RESULT_FILE} describes", hint=_TRAIN_AGAIN)
+        raise ModelError(f"{path}: not the file that {RESULT_FILE} describes", hint=TRAIN_AGAIN)
     return model.eval()
-
-
-def load_weights(model: nn.Module, path: Path) -> None:
-    """Fill a model with the weights of a file that has exactly its names and shapes."""
-    tensors, _ = read_tensors(path)
-    own = model.state_dict()
-    wrong = sorted(own.keys() ^ tensors.keys())
-    wrong += [
-        name for name in own.keys() & tensors.keys() if own[name].shape != tensors[name].shape
-    ]
-    if wrong:
-        raise ModelError(
-            f"{path}: not weights of this model: {len(wrong)} tensors are missing, unknown or of "
-            f"another shape, such as {wrong[0]}",
-            hint=_TRAIN_AGAIN,
-        )
-    bad = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
-    if bad:
-        raise ModelError(f"{path}: {bad[0]} is not finite", hint=_TRAIN_AGAIN)
-    model.load_state_dict(tensors)
-
-
-def write_tensors(
-    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
-) -> None:
-    """Write tensors and texts as one safetensors file, whole or not at all."""
-    own = {name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}
-    with write_whole(path) as partial:
-        save_file(own, partial, metadata=dict(metadata or {}))
-
-
-def read_tensors(path: Path) -> tuple[Tensors, dict[str, str]]:
-    """Tensors and texts of a safetensors file; ModelError for anything else, pickles first."""
-    if path.suffix.lower() in CODE_SUFFIXES:
-        raise _pickle(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            names = file.keys()
-            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
-    except OSError as error:
-        raise ModelError(f"{path}: cannot be read: {error}", hint=_TRAIN_AGAIN) from error
-    except (SafetensorError, ValueError) as error:
-        if path.read_bytes()[:4].startswith(CODE_STARTS):
-            raise _pickle(path) from error
-        raise ModelError(f"{path}: not a safetensors file: {error}", hint=_TRAIN_AGAIN) from error
 
 
 def keep_extractor(bags: Path, run: Path, card: ExtractorCard) -> bool:
@@ -253,20 +200,10 @@ def software_versions() -> dict[str, str]:
     return {"python": python_version()} | {name: version(name) for name in packages}
 
 
-_TRAIN_AGAIN = "train again, or take the run from its backup"
-
-
-def _pickle(path: Path) -> ModelError:
-    return ModelError(
-        f"{path}: a pickle can run any code when it is opened, so it is refused",
-        hint="pass weights as .safetensors",
-    )
-
-
 def _read_record(path: Path, kind: type[Record]) -> Record:
     try:
         return kind.model_validate_json(path.read_bytes())
     except OSError as error:
         raise ModelError(f"{path}: cannot be read: {error.strerror}") from error
     except ValidationError as error:
-        raise ModelError(f"{path}: not ours: {problems(error)}", hint=_TRAIN_AGAIN) from error
+        raise ModelError(f"{path}: not ours: {problems(error)}", hint=TRAIN_AGAIN) from error

@@ -24,8 +24,8 @@ from sagdeploy.training.checkpoint import (
 )
 from sagdeploy.training.dataset import RAM_BYTES, Bags, extractor_kind, open_bags
 from sagdeploy.training.intervals import Interval
-from sagdeploy.training.judgement import averaged, judge_slides
-from sagdeploy.training.landmarks import read_landmarks
+from sagdeploy.training.judgement import Judged, averaged, judge_slides
+from sagdeploy.training.landmarks import Landmarks, read_landmarks
 from sagdeploy.training.panel import intervals_of, scores_of
 from sagdeploy.training.predictions import predictions_file, write_predictions
 
@@ -96,39 +96,20 @@ def evaluate_run(
     faithful_seeds: how many seeds, the first, have their faithfulness measured
     Raises CohortError where the run learned from a slide or a patient of `test`.
     """
-    record, results = read_run(run), read_results(run)
-    bags = open_bags(
-        _slides(cohort, split, results), bags_folder, classes=record.classes, ram_bytes=ram_bytes
-    )
-    if (bags.plan, bags.origin, extractor_kind(bags.extractor)) != (
-        record.plan,
-        record.origin,
-        extractor_kind(record.extractor),
-    ):
-        raise BagError(
-            f"{bags_folder}: of another tile plan or extractor than {run}",
-            hint="evaluate on bags that were made as those of training were",
-        )
+    record = read_run(run)
+    slides = _slides(cohort, split, read_results(run))
+    bags = open_bags(slides, bags_folder, classes=record.classes, ram_bytes=ram_bytes)
+    _refuse_other_bags(bags, record, f"{bags_folder}: of another tile plan or extractor than {run}")
     if split == "test":
         _refuse_leaks(bags, record)
     landmarks = read_landmarks(bags)
-    faithful = sorted({result.seed for result in results})[:faithful_seeds]
-    judged = {
-        (result.seed, result.fold): judge_slides(
-            load_model(run, record, result),
-            bags.select(result.held_out) if split == "folds" else bags,
-            temperature=result.temperature,
-            threshold=result.threshold,
-            landmarks=landmarks,
-            faithful_seed=result.seed if result.seed in faithful else None,
-        )
-        for result in results
-    }
-    before = read_evaluation(run, split).opened if _file(run, split).is_file() else 0
+    judged = _judge_seeds(run, record, bags, landmarks, split, faithful_seeds)
     seeds = tuple(
         SeedScores(seed=seed, fold=fold, metrics=scores_of(slides))
         for (seed, fold), slides in judged.items()
     )
+    ensemble = averaged(slide for slides in judged.values() for slide in slides)
+    before = read_evaluation(run, split).opened if _file(run, split).is_file() else 0
     evaluation = Evaluation(
         arm=record.arm,
         split=split,
@@ -141,10 +122,7 @@ def evaluate_run(
         mean=_over_seeds(seeds, lambda values: float(np.mean(values)), at_least=1),
         sd=_over_seeds(seeds, lambda values: float(np.std(values, ddof=1)), at_least=2),
         intervals=intervals_of(tuple(judged.values()), resamples=resamples),
-        ensemble=intervals_of(
-            [averaged(slide for slides in judged.values() for slide in slides)],
-            resamples=resamples,
-        ),
+        ensemble=intervals_of([ensemble], resamples=resamples),
         baselines=baselines(bags, landmarks, resamples=resamples),
         left_out=dict(landmarks.left_out),
     )
@@ -169,6 +147,30 @@ def read_evaluation(run: Path, split: Split = "test") -> Evaluation:
         ) from error
 
 
+def _judge_seeds(
+    run: Path,
+    record: RunRecord,
+    bags: Bags,
+    landmarks: Landmarks,
+    split: Split,
+    faithful_seeds: int,
+) -> Judged:
+    """What each seed, or fold of a seed, says of its slides."""
+    results = read_results(run)
+    faithful = sorted({result.seed for result in results})[:faithful_seeds]
+    return {
+        (result.seed, result.fold): judge_slides(
+            load_model(run, record, result),
+            bags.select(result.held_out) if split == "folds" else bags,
+            temperature=result.temperature,
+            threshold=result.threshold,
+            landmarks=landmarks,
+            faithful_seed=result.seed if result.seed in faithful else None,
+        )
+        for result in results
+    }
+
+
 def _over_seeds(
     seeds: Sequence[SeedScores], statistic: Callable[[list[float]], float], *, at_least: int
 ) -> dict[str, float]:
@@ -186,6 +188,14 @@ def _slides(cohort: Cohort, split: Split, results: Sequence[SeedResult]) -> tupl
     if not held_out:
         raise ConfigError("the run has no folds", hint="pass --split test")
     return tuple(slide for slide in cohort.slides if slide.slide_id in held_out)
+
+
+def _refuse_other_bags(bags: Bags, record: RunRecord, message: str) -> None:
+    """BagError where bags were not made as those of training were."""
+    expected = (record.plan, record.origin, extractor_kind(record.extractor))
+    if (bags.plan, bags.origin, extractor_kind(bags.extractor)) != expected:
+        hint = "evaluate on bags that were made as those of training were"
+        raise BagError(message, hint=hint)
 
 
 def _refuse_leaks(bags: Bags, record: RunRecord) -> None:

@@ -1,21 +1,14 @@
 """Train an arm: every seed and fold of one setting, resumable, on several cores."""
 
 import logging
-import multiprocessing
 import os
-import signal
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
+from collections.abc import Sequence
 from pathlib import Path
-
-import torch
 
 from sagdeploy.bags.cohort import Cohort
 from sagdeploy.config import TrainSettings
-from sagdeploy.errors import CohortError, ConfigError, SagError
+from sagdeploy.errors import ConfigError
+from sagdeploy.training.arm import Arm, Member, train_members
 from sagdeploy.training.checkpoint import (
     RUN_FILE,
     RunRecord,
@@ -26,10 +19,9 @@ from sagdeploy.training.checkpoint import (
     software_versions,
     write_run,
 )
-from sagdeploy.training.controls import controlled, in_words
-from sagdeploy.training.dataset import RAM_BYTES, Bags, open_bags
-from sagdeploy.training.splits import Partition, learning_slides, partitions
-from sagdeploy.training.train import SAVE_EVERY_S, Progress, SeedTask, train_seed
+from sagdeploy.training.dataset import RAM_BYTES
+from sagdeploy.training.train import SAVE_EVERY_S, Progress
+from sagdeploy.training.workers import train_in_processes
 
 FIXED = (
     *("settings", "classes", "plan", "extractor", "origin", "cohort_sha256", "folds"),
@@ -38,55 +30,6 @@ FIXED = (
 """What must be the same for a run to go on."""
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """One training of an arm."""
-
-    seed: int
-    fold: int | None = None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Arm:
-    """What all members of an arm share; small enough to be handed to another process."""
-
-    cohort: Cohort
-    bags: Path
-    run: Path
-    settings: TrainSettings
-    folds: int | None
-    threads: int
-    ram_bytes: int
-    save_every_s: float
-
-    @property
-    def name(self) -> str:
-        """Model and guidance in words."""
-        model, guidance = self.settings.model, self.settings.guidance
-        options = ", ".join(f"{key}={value}" for key, value in sorted(model.options.items()))
-        scaled = ", standardised" if model.standardise else ""
-        return f"{model.name}{f' ({options})' if options else ''}{scaled}, {in_words(guidance)}"
-
-    def open(self, ram_bytes: int) -> Bags:
-        """The bags that training may know."""
-        slides = learning_slides(self.cohort)
-        return open_bags(slides, self.bags, classes=self.cohort.classes, ram_bytes=ram_bytes)
-
-    def parts(self) -> tuple[Partition, ...]:
-        """One partition, or one a fold; CohortError or ConfigError where none can be trained."""
-        share = self.settings.validation_share
-        parts = partitions(self.cohort, folds=self.folds, validation_share=share)
-        for part in parts:
-            if len({slide.label for slide in part.train}) < 2:
-                raise CohortError("the training slides are all of one class")
-            if not part.validation and self.settings.select_by != "last":
-                raise ConfigError(
-                    f"select_by {self.settings.select_by!r} needs validation slides",
-                    hint='set validation_share above 0, or select_by = "last"',
-                )
-        return parts
 
 
 def train_seeds(
@@ -120,9 +63,9 @@ def train_seeds(
     members = [m for m in wanted if read_result(seed_folder(run, m.seed, m.fold)) is None]
     processes = min(jobs or os.cpu_count() or 1, len(members))
     if processes > 1:
-        _train_in_processes(arm, members, processes, progress)
+        train_in_processes(arm, members, processes, progress)
     elif members:
-        _train_members(arm, members, ram_bytes, progress)
+        train_members(arm, members, ram_bytes, progress)
     return record
 
 
@@ -163,101 +106,3 @@ def _record(arm: Arm, seeds: Sequence[int]) -> RunRecord:
         logger.warning("%s: holds no extractor.onnx, so the run cannot be exported", arm.bags)
     write_run(arm.run, record)
     return record
-
-
-def _train_members(arm: Arm, members: Sequence[Member], ram_bytes: int, progress: Progress) -> None:
-    """Train some members one after the other, on the same bags in memory."""
-    bags, parts = arm.open(ram_bytes), arm.parts()
-    with _torch_threads(arm.threads):
-        for member in members:
-            part = parts[member.fold or 0]
-            validation = bags.select(slide.slide_id for slide in part.validation)
-            task = SeedTask(
-                run=arm.run,
-                settings=arm.settings,
-                classes=len(arm.cohort.classes),
-                train=controlled(
-                    bags.select(slide.slide_id for slide in part.train),
-                    arm.settings.guidance,
-                    seed=member.seed,
-                ),
-                validation=validation if len(validation) else None,
-                seed=member.seed,
-                fold=member.fold,
-                held_out=tuple(slide.slide_id for slide in part.held_out),
-                save_every_s=arm.save_every_s,
-            )
-            train_seed(task, progress)
-
-
-@contextmanager
-def _torch_threads(threads: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _train_in_processes(
-    arm: Arm, members: Sequence[Member], processes: int, progress: Progress
-) -> None:
-    """Train members in other processes; the first error is raised when the others are done.
-
-    They are forked from a server that has imported torch once and has started none of its
-    threads, which do not survive a fork.
-    """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    running: dict[Connection, BaseProcess] = {}
-    errors: list[SagError] = []
-    try:
-        for index in range(processes):
-            ours, theirs = context.Pipe(duplex=False)
-            share = (arm, members[index::processes], arm.ram_bytes // processes, theirs)
-            running[ours] = context.Process(target=_work, args=share, daemon=True)
-            running[ours].start()
-            theirs.close()
-        while running:
-            for told in wait(list(running)):
-                assert isinstance(told, Connection)
-                errors += _hear(told, running, progress)
-    finally:
-        for process in running.values():
-            process.terminate()
-            process.join()
-    if errors:
-        raise errors[0]
-
-
-def _hear(
-    told: Connection, running: dict[Connection, BaseProcess], progress: Progress
-) -> list[SagError]:
-    """Pass on one message of a process, or see to its end; returns what went wrong there."""
-    try:
-        message = told.recv()
-    except EOFError:
-        process = running.pop(told)
-        process.join()
-        if process.exitcode == 0:
-            return []
-        return [
-            SagError(
-                f"a training process ended with code {process.exitcode}",
-                hint="run it again with --jobs 1: it resumes",
-            )
-        ]
-    if isinstance(message, SagError):
-        return [message]
-    progress(message)
-    return []
-
-
-def _work(arm: Arm, members: Sequence[Member], ram_bytes: int, told: Connection) -> None:
-    """Train some members in a process of their own, telling its parent of every epoch."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends us
-    try:
-        _train_members(arm, members, ram_bytes, told.send)
-    except SagError as error:
-        told.send(error)

@@ -16,8 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from sagdeploy.training.batch import collate
 from sagdeploy.training.calibration import calibrated
-from sagdeploy.training.dataset import LabelledBag, collate
+from sagdeploy.training.dataset import LabelledBag
 from sagdeploy.training.inference import BagPrediction, evaluating
 from sagdeploy.training.metrics import mean_of
 

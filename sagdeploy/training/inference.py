@@ -11,8 +11,9 @@ from torch import nn
 
 from sagdeploy.errors import ConfigError
 from sagdeploy.training.alignment import attention_scores
+from sagdeploy.training.batch import collate
 from sagdeploy.training.calibration import calibrated
-from sagdeploy.training.dataset import Bags, LabelledBag, collate
+from sagdeploy.training.dataset import Bags, LabelledBag
 from sagdeploy.training.metrics import Metrics, diagnosis_scores
 from sagdeploy.training.terms import ClassLoss, class_loss
 

@@ -19,9 +19,9 @@ from sagdeploy.errors import ModelError
 from sagdeploy.models.registry import build_model
 from sagdeploy.models.standardise import Standardised
 from sagdeploy.training.adam import Adam, Group
-from sagdeploy.training.checkpoint import read_tensors, write_tensors
 from sagdeploy.training.dataset import Bags
 from sagdeploy.training.loss import GuidedLoss
+from sagdeploy.training.tensors import read_tensors, write_tensors
 
 Row = dict[str, float | None]
 

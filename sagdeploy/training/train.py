@@ -15,6 +15,7 @@ import torch
 from sagdeploy.config import TrainSettings
 from sagdeploy.errors import ConfigError
 from sagdeploy.files import sha256_of, write_bytes
+from sagdeploy.training.batch import BagBatch, collate
 from sagdeploy.training.calibration import calibrated, fit_temperature
 from sagdeploy.training.checkpoint import (
     WEIGHTS_FILE,
@@ -22,9 +23,8 @@ from sagdeploy.training.checkpoint import (
     read_result,
     seed_folder,
     write_result,
-    write_tensors,
 )
-from sagdeploy.training.dataset import BagBatch, Bags, collate
+from sagdeploy.training.dataset import Bags
 from sagdeploy.training.inference import least_on_tissue, validate
 from sagdeploy.training.loss import LossParts
 from sagdeploy.training.metrics import Metrics, mean_of
@@ -38,6 +38,7 @@ from sagdeploy.training.state import (
     save_state,
     seeded,
 )
+from sagdeploy.training.tensors import write_tensors
 from sagdeploy.training.thresholds import fit_threshold
 
 STATE_FILE = "state.safetensors"

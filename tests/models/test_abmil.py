@@ -2,9 +2,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sagdeploy.errors import ConfigError
+from sagdeploy.models import abmil
 from sagdeploy.models.abmil import Abmil, Kind
 
 KINDS: tuple[Kind, ...] = ("relu", "tanh", "gated")
@@ -44,6 +45,27 @@ def test_a_bag_is_the_weighted_mean_of_its_raw_features() -> None:
     weights = torch.softmax(model.get_submodule("attention.2")(hidden)[..., 0], dim=1)
     torch.testing.assert_close(output.attention[0][:, 0, 0], weights)
     torch.testing.assert_close(output.logits, model.classifier(weights @ rows[0]))
+
+
+@pytest.mark.parametrize("rows", [1, 5, 12])
+def test_gradients_are_those_of_its_parts(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+    monkeypatch.setattr(abmil, "BLOCK_ROWS", 5)
+    torch.manual_seed(1)
+    score = abmil.ReluScore(6, 9)
+    features, slope = bag(1, rows, 6).requires_grad_(), bag(1, rows, 1, seed=2)
+    leaves = [features, *score.parameters()]
+    answers = []
+    for answer in (score(features), nn.Sequential(*score)(features)):
+        answers.append([answer, *torch.autograd.grad(answer, leaves, slope)])
+    for ours, plain in zip(*answers, strict=True):
+        torch.testing.assert_close(ours, plain)
+
+
+def test_without_gradients_it_scores_the_same() -> None:
+    score, features = abmil.ReluScore(6, 9), bag(2, 7, 6)
+    with torch.no_grad():
+        answer = score(features)
+    torch.testing.assert_close(answer, score(features).detach())
 
 
 @pytest.mark.parametrize(

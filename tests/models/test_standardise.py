@@ -37,8 +37,6 @@ def logits_of(model: torch.nn.Module, level: torch.Tensor) -> torch.Tensor:
 class Echo(torch.nn.Module):
     """Hands its features on as logits."""
 
-    heads, layers = 3, 2
-
     def forward(self, features: list[torch.Tensor], is_tile: list[torch.Tensor]) -> ModelOutput:
         return ModelOutput(features[0][0], ())
 
@@ -72,11 +70,6 @@ def test_mean_and_deviation_are_saved_with_the_weights() -> None:
     fresh = Standardised(Echo(), features=4)
     fresh.load_state_dict(state)
     assert torch.equal(fresh.deviation, state["deviation"])
-
-
-def test_heads_and_layers_are_those_of_the_model_inside() -> None:
-    model = fitted(Echo())
-    assert (model.heads, model.layers) == (3, 2)
 
 
 def test_the_exported_graph_takes_features_as_they_are(tmp_path: Path) -> None:

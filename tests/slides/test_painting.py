@@ -92,6 +92,19 @@ def test_the_pen_marks_glass_alone() -> None:
     assert not marked[depth("tissue") > 0].any()
 
 
+def test_a_pen_that_touches_lies_mostly_in_the_tissues_box_and_on_glass() -> None:
+    touching, bare = (
+        plan_painting(seed=SEED, size_l0=SIZE, mpp=0.5, grade=1.0, pen=pen, pen_touches=True)
+        for pen in ("green", None)
+    )
+    marked = (touching.region((0, 0), SIZE) != bare.region((0, 0), SIZE)).any(axis=2)
+    assert not marked[depth("tissue") > 0].any()
+    ink_xy, outline = np.argwhere(marked)[:, ::-1], painting().anatomy.tissue.vertices
+    inside = ((ink_xy >= outline.min(axis=0)) & (ink_xy <= outline.max(axis=0))).all(axis=1)
+    assert inside.sum() > 500
+    assert inside.mean() > 0.6
+
+
 @pytest.mark.parametrize(("pen", "brightest"), [("green", 1), ("blue", 2), ("red", 0)])
 def test_a_pen_has_its_colour(pen: Pen, brightest: int) -> None:
     marked = (painted(pen=pen) != painted(pen=None)).any(axis=2)

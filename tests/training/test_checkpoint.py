@@ -19,17 +19,15 @@ from sagdeploy.training.checkpoint import (
     best_result,
     keep_extractor,
     load_model,
-    load_weights,
     read_result,
     read_results,
     read_run,
-    read_tensors,
     seed_folder,
     software_versions,
     write_result,
     write_run,
-    write_tensors,
 )
+from sagdeploy.training.tensors import load_weights, read_tensors, write_tensors
 
 CARD = ExtractorCard(name="toy", features=6, weights="none", sha256="e" * 64)
 

@@ -9,7 +9,8 @@ import torch
 from sagdeploy.bags.bag import read_bag, write_bag
 from sagdeploy.bags.cohort import Cohort
 from sagdeploy.errors import BagError, CohortError
-from sagdeploy.training.dataset import collate, open_bags
+from sagdeploy.training.batch import collate
+from sagdeploy.training.dataset import open_bags
 
 Toy = tuple[Cohort, Path]
 MakeToy = Callable[..., Toy]

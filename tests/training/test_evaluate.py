@@ -283,7 +283,7 @@ def test_what_cannot_be_measured_is_said(toy: Toy, run: Path) -> None:
     evaluation = evaluate_run(run, *toy, resamples=20)
     assert set(evaluation.left_out) == {"froc", "nuclear density"}
     assert "froc" not in evaluation.mean
-    assert set(evaluation.baselines) == {"uniform over tissue"}
+    assert set(evaluation.baselines) == {"uniform over tissue", "centre prior"}
 
 
 def test_lesions_are_found_by_attention(make_toy: MakeToy, tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ from sagdeploy.bags.tables import read_tables
 from sagdeploy.config import TrainSettings
 from sagdeploy.errors import BagError, ExportError
 from sagdeploy.export.run import export_run
+from sagdeploy.training.batch import collate
 from sagdeploy.training.checkpoint import load_model, read_results, read_run
-from sagdeploy.training.dataset import collate, open_bags
+from sagdeploy.training.dataset import open_bags
 from sagdeploy.training.evaluate import evaluate_run
 from sagdeploy.training.experiment import train_seeds
 from tests.bags.foreign import write_clam, write_plain, write_stamp, write_trident

@@ -9,7 +9,7 @@ import shapely
 from sagdeploy.bags.cohort import Cohort
 from sagdeploy.errors import AnnotationError
 from sagdeploy.guidance.annotations import write_asap
-from sagdeploy.training.baselines import DENSITY, UNIFORM, baselines
+from sagdeploy.training.baselines import CENTRE, DENSITY, UNIFORM, baselines
 from sagdeploy.training.dataset import Bags, open_bags
 from sagdeploy.training.landmarks import Landmarks, read_landmarks
 
@@ -99,7 +99,9 @@ def test_maps_that_know_no_model_are_measured(annotated: Toy, tmp_path: Path) ->
     assert found[DENSITY]["attention_on_heuristic"].value == pytest.approx((0.75 * 2 + 0.5) / 3)
     assert found[DENSITY]["attention_on_heuristic"].method.endswith("over patients")
     assert "pointing_game" not in found[DENSITY]  # 1 on every slide: no interval to give
+    # the region is at the left end of the row of tiles, which the middle of it says nothing of
+    assert 0 < found[CENTRE]["attention_on_heuristic"].value < expected
 
 
 def test_a_map_that_no_slide_has_is_left_out(toy: Toy) -> None:
-    assert set(baselines(held_out(toy), Landmarks(), resamples=20)) == {UNIFORM}
+    assert set(baselines(held_out(toy), Landmarks(), resamples=20)) == {UNIFORM, CENTRE}

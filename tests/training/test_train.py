@@ -12,9 +12,9 @@ from sagdeploy.bags.bag import read_bag, with_guidance, write_bag
 from sagdeploy.bags.cohort import Cohort
 from sagdeploy.config import TrainSettings
 from sagdeploy.errors import ConfigError, ModelError
-from sagdeploy.training.checkpoint import read_tensors
 from sagdeploy.training.dataset import open_bags
 from sagdeploy.training.state import bag_order, lr_factor, new_state
+from sagdeploy.training.tensors import read_tensors
 from sagdeploy.training.train import EpochDone, SeedTask, train_seed
 
 Toy = tuple[Cohort, Path]
