@@ -35,7 +35,7 @@ bags.rows
 bags.cohort bags.camelyon16
 bags.tables
 manifest
-bags.bag
+bags.bag bags.card
 bags.interchange
 serving.engine serving.model_config serving.patience
 serving.ensemble serving.runtime serving.transport

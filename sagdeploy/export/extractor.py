@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from sagdeploy.bags.card import CARD_FILE, read_card, write_card
 from sagdeploy.errors import BagError, ConfigError
 from sagdeploy.export.graph import export_extractor
 from sagdeploy.export.parity import extractor_parity
@@ -11,11 +12,8 @@ from sagdeploy.files import name_from, sha256_of
 from sagdeploy.manifest import ExtractorCard
 from sagdeploy.models.extractors import IMAGENET, IMAGENET_URL, RECIPES, build_extractor
 from sagdeploy.pipeline.extract import (
-    CARD_FILE,
     EXTRACTOR_FILE,
     Extraction,
-    read_card,
-    write_card,
 )
 from sagdeploy.serving.local import FileEngine
 from sagdeploy.serving.runtime import extractor_card

@@ -9,13 +9,13 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from sagdeploy.bags.bag import Bag, BagHeader, Magnification, read_bag, read_header, write_bag
+from sagdeploy.bags.card import kept_card
 from sagdeploy.bags.cohort import Cohort, CohortSlide
-from sagdeploy.config import problems
 from sagdeploy.errors import BagError, ConfigError, EngineError, SagError
-from sagdeploy.files import sha256_of, write_json
+from sagdeploy.files import sha256_of
 from sagdeploy.manifest import ExtractorCard, Manifest, extractor_name
 from sagdeploy.pipeline.cluster import Spread, one_by_one
 from sagdeploy.pipeline.flow import Flow
@@ -32,7 +32,6 @@ from sagdeploy.slides.tiling import TilePlan, coverage, plan_tiles
 from sagdeploy.slides.tissue import find_tissue
 
 EXTRACTOR_FILE = "extractor.onnx"
-CARD_FILE = "extractor.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +105,7 @@ def served_extraction(
     engine = TritonEngine(server)
     try:
         manifest = engine.manifest(model)
-        card = _kept_card(bags, manifest.extractor)
+        card = kept_card(bags, manifest.extractor)
         name = extractor_name(model)
         return Extraction(engine, name, card, plan, trust_mpp, manifest=manifest)
     except SagError:
@@ -191,38 +190,6 @@ def features_sha256(bag: Bag) -> str:
         if level.tiles is not None:
             total.update(np.ascontiguousarray(level.tiles.xy_l0).data)
     return total.hexdigest()
-
-
-def write_card(bags: Path, card: ExtractorCard) -> None:
-    """Keep beside the bags which extractor made them."""
-    write_json(bags / CARD_FILE, card.model_dump(mode="json"))
-
-
-def read_card(bags: Path) -> ExtractorCard:
-    """The card of the extractor that made the bags; BagError if there is none."""
-    path = bags / CARD_FILE
-    try:
-        return ExtractorCard.model_validate_json(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BagError(
-            f"{bags}: no {CARD_FILE}, so no bags of this sagdeploy", hint="run sagdeploy extract"
-        ) from error
-    except ValidationError as error:
-        raise BagError(f"{path}: {problems(error)}", hint="run sagdeploy extract again") from error
-
-
-def _kept_card(bags: Path, card: ExtractorCard) -> ExtractorCard:
-    """The folder's own card of the same extractor, or else `card`, which is written there."""
-    if not (bags / CARD_FILE).exists():
-        write_card(bags, card)
-        return card
-    kept = read_card(bags)
-    if kept.sha256 != card.sha256:
-        raise BagError(
-            f"{bags}: holds bags of the extractor {kept.name} ({kept.weights})",
-            hint="choose another --out",
-        )
-    return kept
 
 
 def _header(slide: Slide, row: CohortSlide, extraction: Extraction, mpp: Mpp) -> BagHeader:

@@ -23,6 +23,7 @@ WHY_NOT_RUN = {
     "it installs packages",
     "it waits for a browser",
     "it needs Docker",
+    "it needs a cluster",
     "it downloads a server and runs until it is stopped",
     "it needs your own ONNX file",
     "it needs real slides",

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from sagdeploy.bags.bag import read_bag, with_guidance, write_bag
+from sagdeploy.bags.card import read_card
 from sagdeploy.bags.cohort import Cohort, CohortSlide, read_cohort
 from sagdeploy.errors import BagError, ConfigError
 from sagdeploy.export.extractor import ExtractorSource, prepare_extractor
@@ -18,7 +19,6 @@ from sagdeploy.pipeline.extract import (
     ExtractTask,
     extract_cohort,
     extract_slide,
-    read_card,
 )
 from sagdeploy.pipeline.run import read_run
 from sagdeploy.serving.local import FileEngine

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from sagdeploy.bags.bag import Bag, read_bag
+from sagdeploy.bags.card import read_card, write_card
 from sagdeploy.bags.cohort import read_cohort
 from sagdeploy.cli.app import run
 from sagdeploy.errors import BagError
@@ -14,9 +15,7 @@ from sagdeploy.manifest import Manifest
 from sagdeploy.pipeline.extract import (
     Extraction,
     extract_cohort,
-    read_card,
     served_extraction,
-    write_card,
 )
 from sagdeploy.serving.local import LocalEngine
 from sagdeploy.serving.server import TritonServer
