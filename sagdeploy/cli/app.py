@@ -20,6 +20,7 @@ EXTRA_LIBRARIES = {
     "platformdirs": "serve",
     "distributed": "cluster",
 }
+SOON_S = 0.02
 ANYWHERE = ("--debug", "--quiet")
 """Options of all commands, which may stand before or after a command's own."""
 
@@ -93,6 +94,7 @@ def main() -> NoReturn:
     """Run the command that the command line names, and exit with its code."""
     arguments = sys.argv[1:]
     signal.signal(signal.SIGTERM, _terminate)
+    sys.unraisablehook = _send_again
     logging.basicConfig(
         level=logging.DEBUG if "--debug" in arguments else logging.ERROR,
         format="%(name)s: %(message)s",
@@ -161,3 +163,14 @@ class _TerminatedError(BaseException):
 
 def _terminate(signal_number: int, frame: FrameType | None) -> None:
     raise _TerminatedError
+
+
+def _send_again(unraisable: "sys.UnraisableHookArgs") -> None:
+    """Python drops what is raised while an object is destroyed; a signal must not be lost so."""
+    dropped = {KeyboardInterrupt: signal.SIGINT, _TerminatedError: signal.SIGTERM}
+    if unraisable.exc_type not in dropped:
+        sys.__unraisablehook__(unraisable)
+        return
+    again = dropped[unraisable.exc_type]
+    signal.signal(signal.SIGALRM, lambda number, frame: signal.raise_signal(again))
+    signal.setitimer(signal.ITIMER_REAL, SOON_S)

@@ -30,6 +30,9 @@ MAX_SIDE_PX = 400_000
 MAX_AREA_PX = 64 * 10**9
 """A whole glass at 40x is 304,000 x 104,000; a header that declares more is damage, or a bomb."""
 
+MAX_LEVELS = 100
+"""Scanners write ten at most."""
+
 MAX_READ_PX = 4 * 2**30
 """Level pixels decoded for one picture; only a large slide without a pyramid needs more."""
 
@@ -213,11 +216,13 @@ def open_slide(path: Path) -> Slide:
     A slide of several files is named by one of them: any .dcm of a DICOM folder, the .mrxs.
     """
     slide = Slide(path, Handle(path))
-    width, height = slide.size_l0
-    if max(width, height) > MAX_SIDE_PX or width * height > MAX_AREA_PX:
+    (width, height), levels = slide.size_l0, len(slide.levels)
+    too_large = max(width, height) > MAX_SIDE_PX or width * height > MAX_AREA_PX
+    if too_large or levels > MAX_LEVELS:
         slide.close()
+        declared = f"{width} x {height} px" if too_large else f"{levels} levels"
         raise SlideError(
-            f"{slide.name}: declares {width} x {height} px, more than any scanner makes",
+            f"{slide.name}: declares {declared}, more than any scanner makes",
             hint="the header is damaged: copy the slide again",
         )
     log.debug("%s: %s, %d x %d px", slide.name, slide.vendor, width, height)

@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 
 from sagdeploy.errors import ConfigError, NotAnalysableError
 
+MAX_TILES = 1_000_000
+"""Of a slide, background included; a whole glass at 40x has 630,000 of 224 px."""
+
 COARSEST = 1.5
 """How many times coarser than the tiles a slide may be: it would have to be enlarged so much."""
 
@@ -89,7 +92,8 @@ def plan_tiles(
 
     bounds_l0: (x, y, width, height) of what was scanned
     mask:      (h, w) the tissue of the whole slide, at any resolution
-    name:      of the slide, for the NotAnalysableError of one too coarse, or without tissue
+    name:      of the slide, for the NotAnalysableError of one too coarse, too large for such small
+        tiles, or without tissue
     """
     finest = min(plan.mpp)
     if slide_mpp > COARSEST * finest:
@@ -99,6 +103,12 @@ def plan_tiles(
             hint="scan it at a higher magnification, or use a model made for this one",
         )
     scales = [_decimal(mpp) / _decimal(slide_mpp) for mpp in plan.mpp]
+    side_l0 = plan.tile_px * float(min(scales))
+    if plan.kind == "dense" and size_l0[0] * size_l0[1] / side_l0**2 > MAX_TILES:
+        raise NotAnalysableError(
+            f"{name}: more than {MAX_TILES:,} tiles of {plan.tile_px} px at {finest:g} microns",
+            hint="take larger tiles, or force the right --mpp",
+        )
     if plan.kind == "grid":
         box_l0 = bounding_box_l0(mask, size_l0, name)
         return tuple(

@@ -213,6 +213,11 @@ def test_a_slide_without_tissue_has_no_tiles(wanted: TilePlan) -> None:
         plan(wanted, np.zeros((65, 100), np.bool_))
 
 
+def test_a_slide_of_too_many_tiles_is_refused_before_they_are_listed() -> None:
+    with pytest.raises(NotAnalysableError, match="more than 1,000,000 tiles of 16 px"):
+        plan(TilePlan(tile_px=16), size=(250_000, 250_000))
+
+
 def test_a_slide_smaller_than_a_tile_has_no_tiles() -> None:
     with pytest.raises(NotAnalysableError, match="none of 0 tiles"):
         plan(all_tiles(651))
