@@ -114,7 +114,7 @@ def _differences(
         now = parameters_of(options)
         for name, value in parameters:
             if value != getattr(now, name):
-                yield f"{name} {value}"
+                yield f"{name} {value}" if value is not None else f"no {name}"
     if (made_by := record.software["sagdeploy"]) != version("sagdeploy"):
         yield f"sagdeploy {made_by}"
 

@@ -141,7 +141,7 @@ def test_results_of_other_parameters_are_refused_or_replaced(
     folder: Path, engine: LocalEngine
 ) -> None:
     before = contents(folder)
-    with pytest.raises(OutputError, match="a by mpp None"):
+    with pytest.raises(OutputError, match="a by no mpp, no mpp_source"):
         predict(folder, engine, mpp=0.4)
     assert contents(folder) == before
     assert redone(predict(folder, engine, mpp=0.4, overwrite=True)) == ["a", "b"]

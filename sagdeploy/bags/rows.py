@@ -79,12 +79,13 @@ def read_table(path: Path, columns: tuple[str, ...] | None = None) -> Table:
 
 def bad_rows(path: Path, problems: Sequence[tuple[int, str]]) -> CohortError:
     """The error that lists rows which cannot be used, each by its line and what is wrong."""
-    shown = "".join(f"\n  line {line}: {problem}" for line, problem in problems[:SHOWN_ROWS])
-    more = len(problems) - SHOWN_ROWS
-    rest = f"\n  and {more} more" if more > 0 else ""
+    shown = [f"line {line}: {problem}" for line, problem in problems[:SHOWN_ROWS]]
+    if len(problems) > SHOWN_ROWS:
+        shown.append(f"and {len(problems) - SHOWN_ROWS} more")
     plural = "problem" if len(problems) == 1 else "problems"
     return CohortError(
-        f"{path}: {len(problems)} {plural}{shown}{rest}", hint="mend these rows and run it again"
+        f"{path}: {len(problems)} {plural}: {'; '.join(shown)}",
+        hint="mend these rows and run it again",
     )
 
 

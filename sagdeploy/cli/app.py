@@ -139,6 +139,9 @@ def _fail_usage(error: typer.TyperException) -> int:
     message = getattr(error, "format_message", error.__str__)()
     if not message:  # a command line without a command: the help is shown already
         return USAGE
+    if message.startswith("Usage:"):  # the help of a command line that names no command
+        typer.echo(message, err=True)
+        return USAGE
     return _say(f"{' '.join(message.split()).rstrip('.')}; see sagdeploy --help", USAGE)
 
 

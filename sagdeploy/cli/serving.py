@@ -27,8 +27,16 @@ def predict(
         list[Path],
         typer.Argument(help="Slides, folders of them, patterns such as 'a/**/*.svs', cohort.csv."),
     ],
-    server: Server = None,
-    repository: Repository = MODELS,
+    server: Annotated[
+        str | None,
+        typer.Option(
+            help="Triton's address. Without it $SAGDEPLOY_SERVER, then one on localhost:8000."
+        ),
+    ] = None,
+    repository: Annotated[
+        Path | None,
+        typer.Option(help="Model repository to run in this process, whatever server is there."),
+    ] = None,
     model: Annotated[str, typer.Option(help="The model's name.")] = "sag",
     model_version: Annotated[int | None, typer.Option(help="Pin a version.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("out"),
@@ -60,7 +68,7 @@ def predict(
     if scheduler:  # its workers have other working folders
         slide, out = [path.absolute() for path in slide], out.absolute()
     slides = collect_slides(slide, slide_id)
-    address = server or os.environ.get("SAGDEPLOY_SERVER")
+    address = server or (None if repository else os.environ.get("SAGDEPLOY_SERVER"))
     with closing(connect(address, repository, model)) as engine:
         choice = ModelChoice(model, model_version)
         version = choice.manifest(engine).version

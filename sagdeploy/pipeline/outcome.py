@@ -59,6 +59,7 @@ def outcome_of(slide_id: str, work: Callable[[], str], path: Path | None = None)
     except SagError as error:
         status: Status = "not_analysable" if isinstance(error, NotAnalysableError) else "failed"
         message = without_path(one_line(error), path, slide_id) if path else one_line(error)
+        message = message.removeprefix(f"{slide_id}: ")
         return SlideOutcome(slide_id, status, error.exit_code, message)
     except Exception as error:
         logger.debug("%s: a bug in sagdeploy", slide_id, exc_info=error)

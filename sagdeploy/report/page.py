@@ -21,6 +21,9 @@ from sagdeploy.report.record import (
 )
 
 GUIDANCE = {"hg": "heuristic (HG)", "tg": "tissue (TG)"}
+ENOUGH_SLIDES = 100
+"""From which on a calibration error of some points would have shown."""
+
 VALIDATION = {"accuracy": "accuracy", "auc": "AUC", "ece": "calibration error", "loss": "loss"}
 """What the page says of the model's validation."""
 
@@ -44,7 +47,7 @@ def render_page(record: PredictionRecord, manifest: Manifest, pictures: Pictures
         label=escape(record.prediction.label),
         model=escape(f"{record.model.name}, version {record.model.version}"),
         bars=_bars(record.prediction),
-        meaning=_meaning(record.prediction),
+        meaning=_meaning(record.prediction, manifest.card.slides.get("val", 0)),
         warnings=_warnings(record.warnings),
         looks="\n".join([*map(viewer.looks, layers), viewer.heads(layers)]),
         switches=viewer.switches(layers),
@@ -80,12 +83,18 @@ def _bars(prediction: DiagnosisRecord) -> str:
     return "\n".join(lines)
 
 
-def _meaning(prediction: DiagnosisRecord) -> str:
+def _meaning(prediction: DiagnosisRecord, slides: int) -> str:
+    """What the probabilities mean, by a temperature that was fitted on so many slides."""
+    fitted = f"(temperature {prediction.temperature:.3g}, fitted on {slides:,} validation slides)"
+    if prediction.calibrated and slides >= ENOUGH_SLIDES:
+        return (
+            f"Calibrated {fitted}: of slides like those, about nine in ten that get 90 % for a"
+            " class are of that class. Slides of another kind may differ."
+        )
     if prediction.calibrated:
         return (
-            f"Calibrated on validation slides (temperature {prediction.temperature:.3g}): of slides"
-            " like those, about nine in ten that get 90 % for a class are of that class."
-            " Slides of another kind may differ."
+            f"Scaled {fitted}. So few slides do not show how often such probabilities come true:"
+            " they are not the chance that the slide is of a class."
         )
     return (
         "Not calibrated: these are the model's scores, which sum to 100 %."

@@ -7,14 +7,17 @@ from sagdeploy.errors import EngineError, ModelError
 from sagdeploy.serving.engine import Engine
 
 LOCAL_SERVER = "localhost:8000"
+REPOSITORY = Path("model_repository")
+"""Where `export` writes when it is not told."""
+
 KNOCK_S = 0.5
 """Longest wait for a server on this machine to take a connection."""
 
 
 def connect(
-    server: str | None, repository: Path, model: str, *, threads: int | None = None
+    server: str | None, repository: Path | None, model: str, *, threads: int | None = None
 ) -> Engine:
-    """The server if one is named, else a ready one on this machine, else the repository's folder.
+    """The server or the repository that is named, else a ready server here, else `REPOSITORY`.
 
     Raises EngineError when a named server does not answer, ModelError without any model.
     """
@@ -22,11 +25,11 @@ def connect(
         from sagdeploy.serving.triton import TritonEngine
 
         return TritonEngine(server)
-    if _listens(LOCAL_SERVER) and (nearby := _nearby(model)) is not None:
+    if repository is None and _listens(LOCAL_SERVER) and (nearby := _nearby(model)) is not None:
         return nearby
     from sagdeploy.serving.local import LocalEngine
 
-    return LocalEngine(repository, threads=threads)
+    return LocalEngine(repository or REPOSITORY, threads=threads)
 
 
 def _listens(address: str) -> bool:

@@ -36,7 +36,8 @@ class LocalEngine:
         """Serve `repository`; `threads` are the diagnosis network's, all cores by default."""
         if not repository.is_dir():
             raise RepositoryError(
-                f"{repository}: no model repository", hint="write one with: sagdeploy export"
+                f"{repository}: no model repository",
+                hint="name one with --repository, or a server with --server",
             )
         self._repository = repository
         self._threads = threads or 0

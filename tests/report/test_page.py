@@ -1,5 +1,6 @@
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -64,8 +65,22 @@ def test_the_page_says_what_it_is_and_is_not(
     page = render(prediction)
     assert "Research use only" in page
     assert "Attention shows where the model looked, not why." in page
-    assert "Calibrated on validation slides (temperature 1.5)" in page
     assert "of 60 tiles hold half of the attention" in page
+
+
+@pytest.mark.parametrize(
+    ("slides", "said"),
+    [
+        (54, "Scaled (temperature 1.5, fitted on 54 validation slides). So few"),
+        (540, "Calibrated (temperature 1.5, fitted on 540 validation slides): of slides"),
+    ],
+)
+def test_few_slides_calibrate_nobody(
+    slides: int, said: str, render: Callable[[Prediction], str], prediction: Prediction
+) -> None:
+    card = prediction.manifest.card.model_copy(update={"slides": {"val": slides}})
+    manifest = prediction.manifest.model_copy(update={"card": card})
+    assert said in render(replace(prediction, manifest=manifest))
 
 
 def test_without_a_temperature_the_page_says_so(
