@@ -9,7 +9,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 from io import BytesIO
+from itertools import takewhile
 from pathlib import Path
+from textwrap import shorten
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +34,8 @@ from sagdeploy.training.svg import INK, SOFT, document, text_at
 SLIDES = 3
 PANEL_PX, GAP, EDGE, HEAD, CAPTION, FOOT = 340, 16, 24, 70, 46, 62
 OPACITY = 0.6
+LETTERS = 42
+"""Of a heading, in a column's width."""
 
 Pixels = NDArray[np.uint8]
 
@@ -61,7 +65,7 @@ def draw_figure(
     """
     records = [read_run(run) for run in runs]
     shown = [_shown(slide, cohort, bags) for slide in _held_out(cohort, runs[0])[-slides:]]
-    columns = ["Slide", "Heuristic guidance", *(record.arm for record in records)]
+    columns = ["Slide", "Heuristic guidance", *headings([record.arm for record in records])]
     heights = [one.size_px[1] + CAPTION for one in shown]
     width = 2 * EDGE + len(columns) * (PANEL_PX + GAP) - GAP
     body = [
@@ -74,6 +78,14 @@ def draw_figure(
         top += height
     body += _legend(top)
     write_bytes(path, document((width, top + FOOT), "Where each arm looked", body).encode())
+
+
+def headings(arms: Sequence[str]) -> list[str]:
+    """What tells the arms apart, as short as a column is wide."""
+    parts = [arm.split(", ") for arm in arms]
+    alike = takewhile(lambda same: len(set(same)) == 1, zip(*parts, strict=False))
+    shared = len(list(alike)) if len(set(arms)) > 1 else 0
+    return [shorten(", ".join(part[shared:]), LETTERS, placeholder=" …") for part in parts]
 
 
 def _held_out(cohort: Cohort, run: Path) -> list[CohortSlide]:

@@ -16,6 +16,7 @@ from sagdeploy.training.comparison import compare
 from sagdeploy.training.curves import draw_curves
 from sagdeploy.training.evaluate import evaluate_run, read_evaluation
 from sagdeploy.training.experiment import train_seeds
+from sagdeploy.training.figure import headings
 from sagdeploy.training.judgement import SlideJudgement
 from sagdeploy.training.metrics import diagnosis_scores
 from sagdeploy.training.panel import panel
@@ -40,6 +41,14 @@ def runs(toy: Toy, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         train_seeds(cohort, bags, folder / name, settings, range(2), jobs=1)
         evaluate_run(folder / name, cohort, bags, resamples=50)
     return [folder / name for name in ARMS]
+
+
+def test_headings_say_what_tells_arms_apart() -> None:
+    model = "scatnet (dim=128, heads=4, layers=4), standardised"
+    arms = [f"{model}, no guidance", f"{model}, HG + TG"]
+    assert headings(arms) == ["no guidance", "HG + TG"]
+    assert headings(["abmil, HG", "scatnet, HG"]) == ["abmil, HG", "scatnet, HG"]
+    assert headings(arms[:1]) == ["scatnet (dim=128, heads=4, layers=4), …"]
 
 
 def some_slides(count: int = 60) -> list[SlideJudgement]:
