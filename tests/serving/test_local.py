@@ -129,7 +129,7 @@ def test_graphs_are_loaded_once(copied: Path) -> None:
 def test_a_folder_that_is_not_there_says_what_to_type(tmp_path: Path) -> None:
     with pytest.raises(RepositoryError) as caught:
         LocalEngine(tmp_path / "nowhere")
-    assert "sagdeploy export" in caught.value.hint
+    assert "--repository" in caught.value.hint
 
 
 def test_an_empty_repository_has_no_models(tmp_path: Path) -> None:
