@@ -24,6 +24,7 @@ from sagdeploy.serving.local import LocalEngine
 
 SLIDES = 20
 START_S = 60
+PATIENCE_S = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +172,7 @@ def test_an_interrupted_run_leaves_no_worker(
     while not list((tmp_path / "out").glob("slide-*")) and time.monotonic() < until:
         time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(20) == 143
+    assert process.wait(PATIENCE_S) == 143
     assert not of_session(process.pid)
     assert json.loads((tmp_path / "out" / "run.json").read_text())["status"] == "interrupted"
 
