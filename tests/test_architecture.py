@@ -93,7 +93,7 @@ export.layout export.reduction
 export.repository export.extractor
 export.run
 demo
-cli.output
+cli.output cli.options
 cli.slides cli.learning cli.serving
 cli.app
 """

@@ -6,12 +6,11 @@ from typing import Annotated, Literal
 
 import typer
 
+from sagdeploy.cli.options import Bags, Cohort, Json
+
 app = typer.Typer()
 
-Cohort = Annotated[Path, typer.Argument(help="Table of slides: slide_id, slide_path, label, ...")]
-Bags = Annotated[Path, typer.Option(help="Folder of the bags.")]
 Run = Annotated[Path, typer.Argument(help="Folder of a training run.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Splits = Annotated[
     Path | None, typer.Option(help="CLAM's splits_0.csv, or Camelyon16's reference.csv.")
 ]

@@ -7,17 +7,12 @@ from typing import Annotated
 
 import typer
 
+from sagdeploy.cli.options import FailFast, Json, Scheduler, TrustMpp, Workers
+
 app = typer.Typer()
 
 Repository = Annotated[Path, typer.Option(help="Model repository that `export` wrote.")]
 Server = Annotated[str | None, typer.Option(help="Triton's address, such as localhost:8000.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-Workers = Annotated[
-    int | None, typer.Option(min=1, help="Slides at once, each in a process of its own.")
-]
-Scheduler = Annotated[
-    str | None, typer.Option(help="Address of a Dask scheduler, whose workers do the slides.")
-]
 MODELS = Path("model_repository")
 
 
@@ -41,14 +36,12 @@ def predict(
     model_version: Annotated[int | None, typer.Option(help="Pin a version.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("out"),
     mpp: Annotated[float | None, typer.Option(help="Force microns per pixel.")] = None,
-    trust_mpp: Annotated[bool, typer.Option("--trust-mpp", help="Take any scale.")] = False,
+    trust_mpp: TrustMpp = False,
     slide_id: Annotated[str | None, typer.Option(help="A pseudonym for a single slide.")] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace what another model made in --out.")
     ] = False,
-    fail_fast: Annotated[
-        bool, typer.Option("--fail-fast", help="Stop at the first slide that is not done.")
-    ] = False,
+    fail_fast: FailFast = False,
     workers: Workers = None,
     scheduler: Scheduler = None,
     json: Json = False,

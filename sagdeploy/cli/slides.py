@@ -6,20 +6,18 @@ from typing import Annotated, Literal
 
 import typer
 
+from sagdeploy.cli.options import Bags, Cohort, FailFast, Json, Scheduler, TrustMpp, Workers
 from sagdeploy.errors import ConfigError
 from sagdeploy.pipeline.outcome import SlideOutcome
 
 app = typer.Typer()
-
-Cohort = Annotated[Path, typer.Argument(help="Table of slides: slide_id, slide_path, label, ...")]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
 @app.command()
 def info(
     slide: Annotated[Path, typer.Argument(help="A slide that OpenSlide reads.")],
     mpp: Annotated[float | None, typer.Option(help="Force microns per pixel.")] = None,
-    trust_mpp: Annotated[bool, typer.Option("--trust-mpp", help="Take any scale.")] = False,
+    trust_mpp: TrustMpp = False,
     json: Json = False,
 ) -> None:
     """Show what the reader says of a slide: size, scale and its source, levels, tissue.
@@ -67,7 +65,7 @@ def extract(
     slides: Annotated[
         list[Path], typer.Argument(help="cohort.csv; or slides, folders of them, patterns.")
     ],
-    out: Annotated[Path, typer.Option(help="Folder of the bags.")],
+    out: Bags,
     extractor: Annotated[
         str,
         typer.Option(
@@ -98,16 +96,10 @@ def extract(
     std: Annotated[
         tuple[float, float, float], typer.Option(help="RGB deviation that FILE.onnx expects.")
     ] = (0.229, 0.224, 0.225),
-    trust_mpp: Annotated[bool, typer.Option("--trust-mpp", help="Take any scale.")] = False,
-    fail_fast: Annotated[
-        bool, typer.Option("--fail-fast", help="Stop at the first slide that is not done.")
-    ] = False,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Slides at once, each in a process of its own.")
-    ] = None,
-    scheduler: Annotated[
-        str | None, typer.Option(help="Address of a Dask scheduler, whose workers do the slides.")
-    ] = None,
+    trust_mpp: TrustMpp = False,
+    fail_fast: FailFast = False,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
     json: Json = False,
 ) -> None:
     """Turn a cohort's slides into bags of features; the same command resumes.
@@ -149,7 +141,7 @@ def extract(
 @app.command()
 def guide(
     cohort: Cohort,
-    bags: Annotated[Path, typer.Option(help="Folder of the bags.")],
+    bags: Bags,
     tissue: Annotated[
         Literal["otsu", "none"], typer.Option(help="Where tissue guidance comes from.")
     ] = "otsu",
