@@ -20,7 +20,7 @@ CASES ?= 500
 fuzz: $(VENV)/ready
 	$(BIN)/python -m benchmarks.fuzz --cases $(CASES) $(if $(SEED),--seed $(SEED))
 
-# A run killed at every single step, and a hundred times at random.
+# A run killed at every step and system call that writes, and a hundred times at random.
 durability: $(VENV)/ready
 	SAGDEPLOY_THOROUGH=1 $(BIN)/pytest -n 2 tests/durability
 

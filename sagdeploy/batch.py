@@ -24,7 +24,14 @@ from sagdeploy.report.findings import placeless
 from sagdeploy.report.folder import read_record, write_failure, write_results
 from sagdeploy.report.record import PredictionRecord
 from sagdeploy.report.tables import PREDICTIONS, write_predictions
-from sagdeploy.resume import check_free, check_one_kind, is_current, options_of, other_results
+from sagdeploy.resume import (
+    check_free,
+    check_one_kind,
+    is_current,
+    options_of,
+    other_results,
+    outdated,
+)
 from sagdeploy.serving.engine import Engine
 from sagdeploy.slides.isolation import open_isolated
 
@@ -213,9 +220,11 @@ def _begin(slides: Sequence[SlideInput], batch: Batch, journal: Journal, table: 
     check_free(batch.out, slides)
     journal.earlier = other_results(batch.out, table.slide_ids, journal.known())
     table.others = tuple(journal.earlier)
-    if not batch.overwrite and any(path.is_dir() for path in batch.out.iterdir()):
-        manifest = batch.model.manifest(batch.engine)
-        check_one_kind(batch.out, slides, table.others, manifest=manifest, options=batch.options)
+    if any(path.is_dir() for path in batch.out.iterdir()):
+        manifest, options = batch.model.manifest(batch.engine), batch.options
+        if not batch.overwrite:
+            check_one_kind(batch.out, slides, table.others, manifest=manifest, options=options)
+        journal.forget(outdated(batch.out, slides, manifest=manifest, options=options))
 
 
 def _sentence(record: PredictionRecord) -> str:

@@ -42,12 +42,24 @@ def is_current(
 
     known_sha256: that an earlier run has noted of the record; None where none did
     """
-    if record.slide is None or list(_differences(record, manifest, options)):
+    if _is_outdated(record, slide, manifest, options):
         return False
     if known_sha256 not in (None, record.sha256) or not is_whole(record, folder):
         return False
-    same_size = slide.path.is_file() and slide.path.stat().st_size == record.slide.size_bytes
-    return same_size and hash_slide(slide.path) == record.slide.sha256
+    assert record.slide is not None  # or it would be outdated
+    return hash_slide(slide.path) == record.slide.sha256
+
+
+def outdated(
+    out: Path, slides: Sequence[SlideInput], *, manifest: Manifest, options: PredictOptions
+) -> list[str]:
+    """Ids of the slides whose results, by their records alone, will be made again."""
+    return [
+        slide.slide_id
+        for slide in slides
+        if (record := read_record(out / slide.slide_id)) is None
+        or _is_outdated(record, slide, manifest, options_of(slide, options))
+    ]
 
 
 def other_results(
@@ -99,6 +111,15 @@ def check_one_kind(
             f"{out}: holds results of another kind: {_some(differing)}",
             hint="choose another --out, or --overwrite to make them again",
         )
+
+
+def _is_outdated(
+    record: PredictionRecord, slide: SlideInput, manifest: Manifest, options: PredictOptions
+) -> bool:
+    """Whether a record is of a failure, of another kind, or of a slide of another size."""
+    if record.slide is None or list(_differences(record, manifest, options)):
+        return True
+    return not slide.path.is_file() or slide.path.stat().st_size != record.slide.size_bytes
 
 
 def _differences(

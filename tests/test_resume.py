@@ -14,6 +14,7 @@ from sagdeploy.errors import OutputError
 from sagdeploy.files import write_json
 from sagdeploy.manifest import Manifest
 from sagdeploy.pipeline.inputs import SlideInput
+from sagdeploy.pipeline.outcome import SlideOutcome
 from sagdeploy.pipeline.predict import PredictOptions
 from sagdeploy.pipeline.versions import ModelChoice
 from sagdeploy.report.record import PredictionRecord
@@ -210,6 +211,24 @@ def test_the_first_bad_slide_ends_a_batch_that_is_to_fail_fast(
     assert [row["status"] for row in run["slides"]] == ["done", "failed", "unfinished"]
     table = (folder / "out/predictions.csv").read_text().splitlines()
     assert table[-1].startswith("b,unfinished,,")
+
+
+def test_what_a_killed_run_has_replaced_is_whole_and_not_done_again(
+    folder: Path, engine: LocalEngine
+) -> None:
+    """The copy is what a kill leaves: a new result that no journal has noted yet."""
+
+    def kill(outcome: SlideOutcome) -> None:
+        if outcome.slide_id == "a":
+            shutil.copytree(folder / "out", folder / "killed")
+
+    slides = [SlideInput(name, folder / f"{name}.tiff") for name in "ab"]
+    options = PredictOptions(0.4)
+    batch = Batch(engine, ModelChoice("sag"), folder / "out", options, overwrite=True)
+    predict_batch(slides, batch, report=kill)
+    found = verify(folder / "killed").findings
+    assert {finding.kind for finding in found} == {"unfinished"}
+    assert redone(predict_batch(slides, replace(batch, out=folder / "killed"))) == ["b"]
 
 
 def test_a_second_writer_is_told_who_the_first_is(folder: Path, engine: LocalEngine) -> None:

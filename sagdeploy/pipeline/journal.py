@@ -79,6 +79,15 @@ class Journal:
         """SHA-256 by slide of what the runs before this one have written."""
         return self._previous.hashes() if self._previous else {}
 
+    def forget(self, slide_ids: Collection[str]) -> None:
+        """Note no SHA-256 of what will be replaced.
+
+        Else the journal of a run that is killed could have that of the old result beside the
+        new one, which would be taken for changed, and be made once more.
+        """
+        for name in slide_ids:
+            self._rows[name] = SlideRow(slide_id=name, status="unfinished")
+
     def add(
         self,
         outcome: SlideOutcome,

@@ -2,7 +2,7 @@
 
 Run by the tests in a process of its own, which forks a child for each run: Python and its
 libraries are there already. Reads its job from standard input, writes what happened to standard
-output as JSON. The child kills itself at a step, or is killed at a moment.
+output as JSON. The child kills itself at a step, or is killed at a system call or at a moment.
 """
 
 import json
@@ -21,6 +21,8 @@ import sagdeploy.batch
 import sagdeploy.pipeline.extract
 import sagdeploy.serving.local  # noqa: F401
 from sagdeploy.cli.app import run
+from sagdeploy.files import sha256_of
+from tests.durability.syscalls import kill_at, record, stand_still
 
 STEPS = {
     "os.rename",
@@ -43,8 +45,17 @@ def main() -> None:
     job: dict[str, Any] = json.load(sys.stdin)
     if job["arguments"][0] == "extract":
         import_module("sagdeploy.export.extractor")  # torch, which takes seconds
-    kills = _steps(job) if job["way"] == "steps" else _moments(job)
-    sys.stdout.write(json.dumps(kills))
+    ways = {"steps": _steps, "calls": _calls, "moments": _moments}
+    sys.stdout.write(json.dumps(ways[job["way"]](job)))
+
+
+def results(out: Path) -> dict[str, dict[str, str]]:
+    """The SHA-256 of each file that a reader sees of a slide's result, by the slide's folder."""
+    found: dict[str, dict[str, str]] = {}
+    for path in (*out.glob("[!.]*/*"), *out.glob("[!.]*.h5")):
+        slide = path.relative_to(out).parts[0]
+        found.setdefault(slide, {})[path.name] = sha256_of(path)
+    return found
 
 
 def _steps(job: dict[str, Any]) -> list[dict[str, Any]]:
@@ -52,13 +63,37 @@ def _steps(job: dict[str, Any]) -> list[dict[str, Any]]:
     kills: list[dict[str, Any]] = []
     for step in range(1, 1000):
         out = _fresh(job, f"step-{step:03d}")
+        before = _finished(out)
         events = STEPS if job["thorough"] else {"os.rename"}
         code = _wait(_fork(job["arguments"], out, lambda: _die_at(step, events)))  # noqa: B023
         if code >= 0:
             shutil.rmtree(out)
             return kills
-        kills.append(_resume(job, out))
+        kills.append(_resume(job, out, before))
     raise AssertionError("a run of more than a thousand steps")
+
+
+def _calls(job: dict[str, Any]) -> list[dict[str, Any]]:
+    """Runs killed at each system call that writes below the folder of results, or at some."""
+    whole = _fresh(job, "recorded")
+    child = _fork(job["arguments"], whole, stand_still)
+    calls = record(child, whole)
+    assert _wait(child) == 0, Path(f"{whole}.log").read_text()
+    kills = []
+    some = range(len(calls)) if job["thorough"] else _spread(len(calls), job["kills"])
+    for number in some:
+        out = _fresh(job, f"call-{number:03d}")
+        before = _finished(out)
+        child = _fork(job["arguments"], out, stand_still)
+        kill_at(child, calls[number])
+        assert _wait(child) == -signal.SIGKILL, f"{out}: not every run makes the same calls"
+        kills.append(_resume(job, out, before) | {"call": calls[number].name})
+    return kills
+
+
+def _spread(length: int, count: int) -> list[int]:
+    """`count` places in a list, evenly apart."""
+    return [(2 * place + 1) * length // (2 * count) for place in range(count)]
 
 
 def _moments(job: dict[str, Any]) -> list[dict[str, Any]]:
@@ -74,16 +109,22 @@ def _moments(job: dict[str, Any]) -> list[dict[str, Any]]:
         time.sleep(rng.uniform(0, seconds))
         os.kill(child, signal.SIGKILL)
         _wait(child)
-        kills.append(_resume(job, out))
+        kills.append(_resume(job, out, {}))
     return kills
 
 
-def _resume(job: dict[str, Any], out: Path) -> dict[str, Any]:
-    """What a killed run left, and how the next one ended."""
-    results = [*out.glob("[!.]*/prediction.json"), *out.glob("[!.]*.h5")]
-    finished = {str(path.relative_to(out)): path.stat().st_ino for path in results}
+def _resume(job: dict[str, Any], out: Path, before: dict[str, int]) -> dict[str, Any]:
+    """What a killed run finished that was not there before, and how the next one ended."""
+    finished = dict(_finished(out).items() - before.items())
+    left = results(out)
     code = _wait(_fork(job["arguments"], out, lambda: None))
-    return {"out": str(out), "finished": finished, "code": code}
+    return {"out": str(out), "finished": finished, "left": left, "code": code}
+
+
+def _finished(out: Path) -> dict[str, int]:
+    """The inode of each result that says it is finished."""
+    ends = [*out.glob("[!.]*/prediction.json"), *out.glob("[!.]*.h5")]
+    return {str(path.relative_to(out)): path.stat().st_ino for path in ends}
 
 
 def _fresh(job: dict[str, Any], name: str) -> Path:
