@@ -123,6 +123,7 @@ def make_prediction(count: int, size_l0: tuple[int, int], columns: int) -> Predi
             vendor="generic-tiff",
             objective_power=None,
             levels=(size_l0,),
+            missing_share=0.0,
         ),
         tissue=TissueFacts(0.25, 0.06),
         options=PredictOptions(),

@@ -2,7 +2,7 @@
 
 import io
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -107,6 +107,14 @@ def with_tag(data: bytes, number: int, *values: int, directory: int = 0) -> byte
     spoilt = bytearray(data)
     struct.pack_into(f"<{letters}", spoilt, tag.place, *filled)
     return bytes(spoilt)
+
+
+def without_tiles(data: bytes, numbers: Collection[int]) -> bytes:
+    """The file with these tiles of level 0 of no length, as if they were never scanned."""
+    tag = next(tag for tag in tags(data) if (tag.directory, tag.number) == (0, LENGTHS))
+    lengths = struct.unpack_from(f"<{FORMATS[tag.kind] * tag.count}", data, tag.place)
+    kept = [0 if number in numbers else length for number, length in enumerate(lengths)]
+    return with_tag(data, LENGTHS, *kept)
 
 
 def without_tag(data: bytes, number: int) -> bytes:

@@ -12,7 +12,7 @@ ORDER = """
 errors
 files
 config
-slides.metadata slides.library slides.tileindex
+slides.metadata slides.library slides.tileindex slides.tally
 slides.jpeg slides.jpeg2000 slides.decoded
 slides.direct
 slides.reader
@@ -44,7 +44,7 @@ serving.kserve
 serving.local serving.triton
 serving.connect serving.environment serving.backend.model
 serving.server
-pipeline.outcome pipeline.inputs pipeline.run pipeline.flow pipeline.versions
+pipeline.outcome pipeline.inputs pipeline.run pipeline.flow pipeline.versions pipeline.cautions
 pipeline.stream
 pipeline.diagnose pipeline.detection pipeline.journal pipeline.cluster
 pipeline.heuristic

@@ -12,6 +12,7 @@ from sagdeploy.pipeline.inputs import SlideInput
 from sagdeploy.pipeline.predict import PredictOptions
 from sagdeploy.pipeline.versions import ModelChoice
 from sagdeploy.serving.local import LocalEngine
+from tests.bigtiff import without_tiles
 
 FILES = {
     "prediction.json",
@@ -53,6 +54,27 @@ def test_a_slide_that_failed_has_a_record_and_no_number(result: BatchResult, out
     assert record["prediction"] is None
     assert record["attention"] is None
     assert record["error"]["code"] == 3
+
+
+def test_missing_pixels_are_told_wherever_a_result_is_seen(
+    out: Path, painted: Path, repository: Path
+) -> None:
+    slides = []
+    for name, gone in (("holed", range(13, 15)), ("gone", range(100))):
+        path = out.parent / f"{name}.tiff"
+        path.write_bytes(without_tiles(painted.read_bytes(), gone))
+        slides.append(SlideInput(name, path))
+    out = out.parent / "missing"
+    batch = Batch(LocalEngine(repository), ModelChoice("sag"), out, PredictOptions())
+    holed, refused = predict_batch(slides, batch).outcomes
+    record = json.loads((out / "holed" / "prediction.json").read_text())
+    (warning,) = record["warnings"]
+    assert warning["code"] == "missing_pixels"
+    assert f"{100 * record['slide']['missing_share']:.1f} % of the pixels" in warning["message"]
+    assert holed.message.endswith(f"; missing_pixels: {warning['message']}")
+    assert warning["message"] in (out / "holed" / "report.html").read_text()
+    assert (refused.status, refused.exit_code) == ("not_analysable", 4)
+    assert {path.name for path in (out / "gone").iterdir()} == {"prediction.json"}
 
 
 def test_the_table_has_a_row_for_every_slide(result: BatchResult, out: Path) -> None:

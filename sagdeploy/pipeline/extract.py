@@ -17,6 +17,7 @@ from sagdeploy.bags.cohort import Cohort, CohortSlide
 from sagdeploy.errors import BagError, ConfigError, EngineError, SagError
 from sagdeploy.files import sha256_of
 from sagdeploy.manifest import ExtractorCard, Manifest, extractor_name
+from sagdeploy.pipeline.cautions import missing_cautions
 from sagdeploy.pipeline.cluster import Spread, one_by_one
 from sagdeploy.pipeline.flow import Flow
 from sagdeploy.pipeline.journal import sole_run
@@ -166,10 +167,11 @@ def extract_slide(
             if sums:
                 return "up to date"
             bag = _bag(slide, header, extraction, progress, flow)
+            noted = _missing(slide, bag)
         extraction.confirm()
         write_bag(path, bag)
         sums.append(features_sha256(bag))
-        return f"{sum(map(len, bag.magnifications))} tiles"
+        return f"{sum(map(len, bag.magnifications))} tiles{noted}"
 
     outcome = outcome_of(row.slide_id, work, row.slide_path)
     seconds = time.perf_counter() - begun
@@ -239,6 +241,13 @@ def _bag(
         for level in tiles
     )
     return Bag(header, tuple(levels))
+
+
+def _missing(slide: Slide, bag: Bag) -> str:
+    """What there is to say of missing pixels; NotAnalysableError where they are too many."""
+    coverages = [c for level in bag.magnifications if (c := level.tissue_coverage) is not None]
+    cautions = missing_cautions(slide.tiles_read, coverages, name=slide.name)
+    return "".join(f"; {caution.code}: {caution.message}" for caution in cautions)
 
 
 def _current(path: Path, header: BagHeader, known_sha256: str | None) -> Iterator[str]:

@@ -1,10 +1,10 @@
 """From a slide to its diagnosis."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,12 @@ from numpy.typing import NDArray
 from sagdeploy.errors import SlideError
 from sagdeploy.files import sha256_of
 from sagdeploy.manifest import Manifest
+from sagdeploy.pipeline.cautions import (
+    Caution,
+    missing_cautions,
+    off_tissue_cautions,
+    scale_cautions,
+)
 from sagdeploy.pipeline.diagnose import diagnose_tiles
 from sagdeploy.pipeline.flow import Flow
 from sagdeploy.pipeline.stream import Progress, untold
@@ -20,16 +26,6 @@ from sagdeploy.slides.metadata import Mpp, MppSource, check_mpp
 from sagdeploy.slides.slide import Slide
 from sagdeploy.slides.tiling import TilePlan, Tiles, coverage, plan_tiles
 from sagdeploy.slides.tissue import TissueMask, find_tissue
-
-CautionCode = Literal["mpp_contradicts", "attention_off_tissue"]
-
-
-@dataclass(frozen=True, slots=True)
-class Caution:
-    """Why a diagnosis should be looked at twice."""
-
-    code: CautionCode
-    message: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +62,9 @@ class SlideFacts:
     objective_power: float | None
     levels: tuple[tuple[int, int], ...]
     """(width, height) of each level."""
+
+    missing_share: float
+    """Of the level pixels that were read of the tiles: those that the file has no data for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +126,7 @@ def predict_slide(
         mask=tissue.mask,
         name=slide.name,
     )
+    read_before = slide.tiles_read
     diagnosis = diagnose_tiles(
         slide,
         tiles,
@@ -137,20 +137,26 @@ def predict_slide(
         flow=flow,
     )
     coverages = tuple(_coverage(tissue, t) for t in tiles)
+    read = slide.tiles_read - read_before
     if _identity(slide) != identity:
         raise SlideError(f"{slide.name}: changed while it was read", hint="copy the slide again")
+    cautions = (
+        *scale_cautions(mpp),
+        *missing_cautions(read, coverages, name=slide.name),
+        *off_tissue_cautions(diagnosis.attention, coverages, manifest.attention_on_tissue_floor),
+    )
     return Prediction(
         slide_id=slide_id,
         manifest=manifest,
         diagnosis=diagnosis,
         tiles=tiles,
         tissue_coverage=coverages,
-        slide=_facts(slide, mpp, sha256, identity.size_bytes),
+        slide=_facts(slide, mpp, sha256, identity.size_bytes, read.missing_share),
         tissue=TissueFacts(tissue.share, tissue.threshold),
         options=options,
         engine=engine.description,
         counts=_counts(manifest.plan, tiles, slide.bounds_l0),
-        warnings=(*_scale_cautions(mpp), *_off_tissue(diagnosis, coverages, manifest)),
+        warnings=cautions,
     )
 
 
@@ -160,7 +166,9 @@ def hash_slide(path: Path) -> str:
         return sha256_of(path)
 
 
-def _facts(slide: Slide, mpp: Mpp, sha256: str, size_bytes: int) -> SlideFacts:
+def _facts(
+    slide: Slide, mpp: Mpp, sha256: str, size_bytes: int, missing_share: float
+) -> SlideFacts:
     return SlideFacts(
         sha256=sha256,
         size_bytes=size_bytes,
@@ -170,6 +178,7 @@ def _facts(slide: Slide, mpp: Mpp, sha256: str, size_bytes: int) -> SlideFacts:
         vendor=slide.vendor,
         objective_power=slide.objective_power,
         levels=tuple(level.size for level in slide.levels),
+        missing_share=missing_share,
     )
 
 
@@ -209,26 +218,3 @@ def _file_errors(name: str) -> Iterator[None]:
 
 def _coverage(tissue: TissueMask, tiles: Tiles) -> NDArray[np.float64]:
     return coverage(tissue.mask, tiles.xy_l0, tiles.size_l0, tissue.size_l0)
-
-
-def _scale_cautions(mpp: Mpp) -> Iterator[Caution]:
-    if mpp.contradicts:
-        yield Caution(
-            "mpp_contradicts",
-            f"mpp {mpp.value:g} was given; the slide's metadata say {mpp.metadata:g}",
-        )
-
-
-def _off_tissue(
-    diagnosis: Diagnosis, coverages: Iterable[NDArray[np.float64]], manifest: Manifest
-) -> Iterator[Caution]:
-    """A caution where less attention is on tissue than on any slide that validated the model."""
-    floor = manifest.attention_on_tissue_floor
-    levels = zip(diagnosis.attention, coverages, strict=True)
-    least = min(float(attention @ coverage) for attention, coverage in levels)
-    if floor is not None and least < floor:
-        yield Caution(
-            "attention_off_tissue",
-            f"only {100 * least:.0f} % of the attention is on tissue; at least {100 * floor:.0f} %"
-            " is expected from the model's validation: look at the map before the diagnosis",
-        )

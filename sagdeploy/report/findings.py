@@ -93,6 +93,7 @@ def _slide(facts: SlideFacts) -> SlideRecord:
         vendor=facts.vendor,
         objective_power=facts.objective_power,
         levels=facts.levels,
+        missing_share=facts.missing_share,
     )
 
 

@@ -154,6 +154,7 @@ def _making_facts(record: PredictionRecord, slide: SlideRecord) -> Iterable[tupl
         yield "Objective", escape(f"{slide.objective_power:g}x")
     yield "Slide SHA-256", _code(slide.sha256)
     yield "Counts", escape(counts)
+    yield "Missing", f"{100 * slide.missing_share:.1f} % of the pixels that were read"
     yield "Parameters SHA-256", _code(record.parameters_sha256 or "")
     yield "Engine", escape(record.engine or "")
     yield "Software", escape(versions)

@@ -11,8 +11,8 @@ from pydantic import AfterValidator, Field, model_validator
 
 from sagdeploy.config import Strict
 from sagdeploy.files import canonical_json
+from sagdeploy.pipeline.cautions import CautionCode
 from sagdeploy.pipeline.outcome import Status
-from sagdeploy.pipeline.predict import CautionCode
 from sagdeploy.slides.metadata import MppSource
 from sagdeploy.slides.tiling import TilePlan
 
@@ -61,6 +61,8 @@ class SlideRecord(Strict):
     vendor: str
     objective_power: Rounded | None
     levels: tuple[Size, ...]
+    missing_share: RoundedShare
+    """Of the level pixels that were read of the tiles: those that the file has no data for."""
 
 
 class TissueRecord(Strict):

@@ -132,6 +132,8 @@ class _Decoder:
                 self._read_tiles(request)
             case "reader":
                 return {"reader": self._slide.reader}
+            case "tiles_read":
+                return asdict(self._slide.tiles_read)
             case "listen":
                 other = Channel(socket.socket(fileno=descriptors[0]))
                 Thread(target=_or_die, args=(lambda: self.serve(other),), daemon=True).start()

@@ -13,6 +13,7 @@ from dataclasses import fields
 from itertools import count
 from mmap import mmap
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,10 +25,14 @@ from sagdeploy.slides.decoding import Decoder, Limits
 from sagdeploy.slides.library import printable_name
 from sagdeploy.slides.reader import Way
 from sagdeploy.slides.slide import Slide
+from sagdeploy.slides.tally import PixelCount
+from sagdeploy.slides.wire import Message
 
 OPENED = TypeAdapter(OpenedSlide)
+COUNT = TypeAdapter(PixelCount)
 
 Buffers = tuple[NDArray[np.uint8], ...]
+T = TypeVar("T")
 
 
 class IsolatedSlide(Slide):
@@ -45,11 +50,7 @@ class IsolatedSlide(Slide):
         """First and last address of what is shared, by number."""
 
         self._numbers = count()
-        try:
-            opened = OPENED.validate_python(self._decoder.opened)
-        except ValidationError as error:
-            self.close()
-            raise SlideError(f"{self.name}: its decoder talks nonsense") from error
+        opened = self._understood(OPENED, self._decoder.opened)
         for field in fields(OpenedSlide):
             setattr(self, field.name, getattr(opened, field.name))
 
@@ -62,6 +63,11 @@ class IsolatedSlide(Slide):
         """Who decodes level 0, as `Slide.reader`."""
         way: Way = self._decoder.order({"do": "reader"})["reader"]
         return way
+
+    @property
+    def tiles_read(self) -> PixelCount:
+        """Pixels that were read, as `Slide.tiles_read`."""
+        return self._understood(COUNT, self._decoder.order({"do": "tiles_read"}))
 
     def read(
         self, xy_l0: tuple[int, int], size_l0: tuple[int, int], size_px: tuple[int, int]
@@ -83,8 +89,9 @@ class IsolatedSlide(Slide):
         """Fill `out` as `Slide.read_tiles` does; without a copy if it is one of `buffers`."""
         place = self._place(out)
         if place is None:
-            for pixels, (x, y) in zip(out, xy_l0.tolist(), strict=True):
-                pixels[:] = self.read((x, y), size_l0, size_px)
+            with self.buffers(1, out.shape) as (shared,):
+                self.read_tiles(xy_l0, size_l0=size_l0, size_px=size_px, out=shared)
+                out[:] = shared
             return
         tiles = {
             "xy_l0": xy_l0.tolist(),
@@ -108,6 +115,13 @@ class IsolatedSlide(Slide):
             del self._shared[number]
             with suppress(SlideError):  # a dead decoder has forgotten
                 self._decoder.order({"do": "forget", "memory": number})
+
+    def _understood(self, kind: TypeAdapter[T], answer: Message) -> T:
+        try:
+            return kind.validate_python(answer)
+        except ValidationError as error:
+            self.close()
+            raise SlideError(f"{self.name}: its decoder talks nonsense") from error
 
     def _share(self, number: int, size: int) -> mmap:
         """Fresh memory that has no name, so that it goes with the last who uses it."""

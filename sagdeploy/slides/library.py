@@ -33,6 +33,16 @@ class Level(NamedTuple):
     """Level-0 pixels a pixel."""
 
 
+class Picture(NamedTuple):
+    """A region as OpenSlide gives it."""
+
+    rgb: Image.Image
+    """What is transparent shows the background."""
+
+    alpha: Image.Image | None
+    """0 where the file has no data; None where all is opaque."""
+
+
 class Handle:
     """A slide that OpenSlide has opened. After its first error it gives nothing but errors."""
 
@@ -64,15 +74,16 @@ class Handle:
 
     def region(
         self, xy_l0: tuple[int, int], level: int, size: tuple[int, int], background_rgb: RGB
-    ) -> Image.Image:
-        """A region of `size` level pixels as RGB; what is transparent shows the background."""
+    ) -> Picture:
+        """A region of `size` level pixels."""
         with _one_line(self.path):
             region = self._slide.read_region((int(xy_l0[0]), int(xy_l0[1])), level, size)
-        if region.getchannel("A").getextrema() == (255, 255):
-            return region.convert("RGB")
+        alpha = region.getchannel("A")
+        if alpha.getextrema() == (255, 255):
+            return Picture(region.convert("RGB"), None)
         opaque = Image.new("RGB", size, background_rgb)
         opaque.paste(region, mask=region)
-        return opaque
+        return Picture(opaque, alpha)
 
 
 def library_version() -> str:

@@ -1,8 +1,9 @@
 """Regions of a slide's levels: OpenSlide's pixels, by the faster way where it gives the same."""
 
 import logging
+import math
 import threading
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,7 @@ from PIL import Image
 from sagdeploy.errors import SlideError
 from sagdeploy.slides.direct import DirectReader
 from sagdeploy.slides.library import RGB, Handle, printable_name
+from sagdeploy.slides.tally import PixelCount
 from sagdeploy.slides.tileindex import UnfitError
 
 log = logging.getLogger(__name__)
@@ -26,6 +28,15 @@ SAMPLES: Final = 3
 """Tiles of a level that are compared before its direct reading is trusted."""
 
 Way = Literal["direct", "OpenSlide"]
+Box = tuple[int, int, int, int]
+"""(left, top, right, bottom) in pixels."""
+
+
+class Region(NamedTuple):
+    """A picture for Pillow to go on with, and of what level pixels it was made."""
+
+    image: Image.Image
+    read: PixelCount
 
 
 class LevelReader:
@@ -57,30 +68,45 @@ class LevelReader:
         """How level 0 is read; compares the ways where that was not done yet."""
         return "direct" if self._may_direct(0) else "OpenSlide"
 
-    def region(self, xy_l0: tuple[int, int], level: int, size: tuple[int, int]) -> Image.Image:
-        """A region of `size` level pixels, for Pillow to go on with."""
+    def region(self, xy_l0: tuple[int, int], level: int, size: tuple[int, int]) -> Region:
+        """A region of `size` level pixels."""
         if self._may_direct(level):
             pixels = np.empty((size[1], size[0], 3), np.uint8)
             if self._read_direct(xy_l0, level, pixels, factor=1):
-                return Image.fromarray(pixels)
+                box = self._on_slide(xy_l0, level, size)
+                return Region(Image.fromarray(pixels), _all_there(box))
         return self._by_openslide(xy_l0, level, size)
 
     def fill(
         self, xy_l0: tuple[int, int], level: int, out: NDArray[np.uint8], *, factor: int
-    ) -> None:
+    ) -> PixelCount:
         """The same into `out`, uint8 RGB (h, w, 3), averaged over factor x factor level pixels."""
-        if not (self._may_direct(level) and self._read_direct(xy_l0, level, out, factor=factor)):
-            size = (out.shape[1] * factor, out.shape[0] * factor)
-            out[:] = np.asarray(averaged(self.region(xy_l0, level, size), factor))
+        size = (out.shape[1] * factor, out.shape[0] * factor)
+        if self._may_direct(level) and self._read_direct(xy_l0, level, out, factor=factor):
+            return _all_there(self._on_slide(xy_l0, level, size))
+        region = self.region(xy_l0, level, size)
+        out[:] = np.asarray(averaged(region.image, factor))
+        return region.read
 
-    def _by_openslide(
-        self, xy_l0: tuple[int, int], level: int, size: tuple[int, int]
-    ) -> Image.Image:
+    def _by_openslide(self, xy_l0: tuple[int, int], level: int, size: tuple[int, int]) -> Region:
         try:
-            return self._handle.region(xy_l0, level, size, self._background)
+            image, alpha = self._handle.region(xy_l0, level, size, self._background)
         except SlideError:
             self._direct = None
             raise
+        box = self._on_slide(xy_l0, level, size)
+        count = _all_there(box)
+        if alpha is not None and count.read:
+            count = PixelCount(count.read, alpha.crop(box).histogram()[0])
+        return Region(image, count)
+
+    def _on_slide(self, xy_l0: tuple[int, int], level: int, size: tuple[int, int]) -> Box:
+        """The part of a region whose pixels lie wholly on the slide, in pixels of the region."""
+        whole, downsample = self._handle.levels[level]
+        x, y = xy_l0[0] / downsample, xy_l0[1] / downsample
+        left, top = max(0, math.ceil(-x)), max(0, math.ceil(-y))
+        right, bottom = math.floor(whole[0] - x), math.floor(whole[1] - y)
+        return left, top, max(left, min(size[0], right)), max(top, min(size[1], bottom))
 
     def _read_direct(
         self, xy_l0: tuple[int, int], level: int, out: NDArray[np.uint8], *, factor: int
@@ -135,7 +161,7 @@ class LevelReader:
                     direct.read(level, (x, y), pixels)
                     xy_l0 = (x * downsample, y * downsample)
                     same = reference.region(xy_l0, level, size, self._background)
-                    if not np.array_equal(pixels, np.asarray(same)):
+                    if not np.array_equal(pixels, np.asarray(same.rgb)):
                         raise UnfitError(f"other pixels at {xy_l0}")
             finally:
                 reference.close()
@@ -145,6 +171,12 @@ class LevelReader:
         log.debug("%s: level %d is read directly", self._name, level)
         self._handle.keep(ASIDE_CACHE_BYTES)
         return True
+
+
+def _all_there(box: Box) -> PixelCount:
+    """The count of a part that lacks nothing."""
+    left, top, right, bottom = box
+    return PixelCount((right - left) * (bottom - top))
 
 
 def averaged(image: Image.Image, factor: int) -> Image.Image:

@@ -22,7 +22,8 @@ from sagdeploy.slides.metadata import (
     positive,
     resolve_mpp,
 )
-from sagdeploy.slides.reader import LevelReader, Way, averaged
+from sagdeploy.slides.reader import LevelReader, Region, Way, averaged
+from sagdeploy.slides.tally import PixelCount, Tally
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +80,7 @@ class Slide:
         self.bounds_l0 = bounds_l0(said, self.size_l0)
         self.centre_offset_nm = centre_offset_nm(said)
         self._pixels = LevelReader(handle, self.vendor, self.background_rgb)
+        self._tally = Tally()
 
     def __enter__(self) -> Self:
         return self
@@ -94,6 +96,11 @@ class Slide:
     def reader(self) -> Way:
         """Who decodes level 0: OpenSlide, or the faster direct reader, which gives the same."""
         return self._pixels.way
+
+    @property
+    def tiles_read(self) -> PixelCount:
+        """Pixels that `read_tiles` has read so far, as often as it has, and those it missed."""
+        return self._tally.count
 
     def resolve_mpp(
         self,
@@ -146,7 +153,7 @@ class Slide:
         """
         sampling = self._sampling(size_l0, size_px)
         for pixels, (x, y) in zip(out, xy_l0.tolist(), strict=True):
-            self._fill(pixels, (x, y), sampling)
+            self._tally.add(self._fill(pixels, (x, y), sampling))
 
     def _sampling(self, size_l0: tuple[int, int], size_px: tuple[int, int]) -> Sampling:
         downsample = min(size_l0[0] / size_px[0], size_l0[1] / size_px[1])
@@ -160,15 +167,17 @@ class Slide:
         box = (0, 0, wide / factor, high / factor)
         return Sampling(level, (math.ceil(wide), math.ceil(high)), factor, box)
 
-    def _fill(self, out: NDArray[np.uint8], xy_l0: tuple[int, int], sampling: Sampling) -> None:
+    def _fill(
+        self, out: NDArray[np.uint8], xy_l0: tuple[int, int], sampling: Sampling
+    ) -> PixelCount:
         level, size, factor, box = sampling
         if box is None and max(size) <= BLOCK_PX:
-            self._pixels.fill(xy_l0, level, out, factor=factor)
-            return
-        image = self._shrunk(xy_l0, level, size, factor)
+            return self._pixels.fill(xy_l0, level, out, factor=factor)
+        image, count = self._shrunk(xy_l0, level, size, factor)
         if box is not None:
             image = image.resize((out.shape[1], out.shape[0]), Image.Resampling.BILINEAR, box)
         out[:] = np.asarray(image)
+        return count
 
     @contextmanager
     def buffers(
@@ -187,12 +196,13 @@ class Slide:
 
     def _shrunk(
         self, xy_l0: tuple[int, int], level: int, size: tuple[int, int], factor: int
-    ) -> Image.Image:
+    ) -> Region:
         """A region of `size` level pixels, averaged over factor x factor of them, in blocks."""
         width, height = size
         side = BLOCK_PX // factor * factor
         if width <= side and height <= side:
-            return averaged(self._pixels.region(xy_l0, level, size), factor)
+            region = self._pixels.region(xy_l0, level, size)
+            return Region(averaged(region.image, factor), region.read)
         if width * height > MAX_READ_PX:
             raise SlideError(
                 f"{self.name}: no level is small enough to picture {width} x {height} px",
@@ -200,14 +210,16 @@ class Slide:
             )
         scale = self.levels[level].downsample
         image = Image.new("RGB", (-(-width // factor), -(-height // factor)))
+        count = PixelCount()
         for y in range(0, height, side):
             for x in range(0, width, side):
                 corner = (xy_l0[0] + round(x * scale), xy_l0[1] + round(y * scale))
                 block = self._pixels.region(
                     corner, level, (min(side, width - x), min(side, height - y))
                 )
-                image.paste(averaged(block, factor), (x // factor, y // factor))
-        return image
+                image.paste(averaged(block.image, factor), (x // factor, y // factor))
+                count += block.read
+        return Region(image, count)
 
 
 def open_slide(path: Path) -> Slide:

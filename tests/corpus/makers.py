@@ -7,6 +7,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,10 @@ import tifffile
 from PIL import Image
 
 from tests import bigtiff
-from tests.bigtiff import LENGTHS, with_tag
+from tests.bigtiff import LENGTHS, with_tag, without_tiles
 from tests.corpus.kit import Kit
+from tests.slides.tiled import REDUCED, Directory, jpeg, write_tiled
+from tests.slides.tiled import cut as tiles_of
 
 PAGE = 4096
 
@@ -56,10 +59,21 @@ def looped(data: bytes) -> bytes:
 
 def half_missing(data: bytes) -> bytes:
     """Every second tile of level 0 was never scanned."""
-    count = next(each.count for each in bigtiff.tags(data) if each.number == LENGTHS)
-    lengths = [tag for tag in bigtiff.tags(data) if tag.number == LENGTHS and tag.directory == 0]
-    values = list(struct.unpack_from(f"<{count}Q", data, lengths[0].place))
-    return with_tag(data, LENGTHS, *(value * (i % 2) for i, value in enumerate(values)))
+    return without_tiles(data, range(0, len(data), 2))
+
+
+def level_missing(kit: Kit) -> list[str]:
+    """A small level shows tissue of which the large one has nothing."""
+    levels = [
+        Directory(pixels.shape[1::-1], 128, tiles_of(pixels, 128, jpeg()))
+        for pixels in (kit.pixels, kit.pixels[::2, ::2])
+    ]
+    none = [b""] * len(levels[0].tiles)
+    path = write_tiled(
+        kit.folder / "slide.tif",
+        [replace(levels[0], tiles=none), replace(levels[1], other=REDUCED)],
+    )
+    return kit.predict(path, "--mpp", "0.5")
 
 
 def tiled(dtype: str, photometric: str, **options: object) -> Callable[[Kit], list[str]]:

@@ -1,5 +1,6 @@
 """Bags say where they come from, and are made anew only when that changes."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from sagdeploy.pipeline.extract import (
 from sagdeploy.pipeline.run import read_run
 from sagdeploy.serving.local import FileEngine
 from sagdeploy.slides.tiling import TilePlan
+from tests.bigtiff import without_tiles
 
 PLAN = TilePlan(tile_px=112)
 
@@ -155,6 +157,21 @@ def test_a_bad_slide_leaves_no_bag_and_stops_no_other(
         ("good", "done", 0),
     ]
     assert not (tmp_path / "bad.h5").exists()
+
+
+def test_missing_pixels_are_told_and_too_many_leave_no_bag(
+    tmp_path: Path, painted: Path, extraction: Extraction
+) -> None:
+    for name, gone in (("holed", range(13, 15)), ("gone", range(100))):
+        path = tmp_path / f"{name}.tiff"
+        path.write_bytes(without_tiles(painted.read_bytes(), gone))
+    rows = [slide_of(tmp_path / f"{name}.tiff", name) for name in ("holed", "gone")]
+    holed, refused = (extract_slide(tmp_path, extraction, ExtractTask(r)).outcome for r in rows)
+    assert re.fullmatch(r"\d+ tiles; missing_pixels: \d+\.\d % of .*", holed.message)
+    assert (tmp_path / "holed.h5").exists()
+    assert (refused.status, refused.exit_code) == ("not_analysable", 4)
+    assert refused.message.startswith("100.0 % of the pixels")
+    assert not (tmp_path / "gone.h5").exists()
 
 
 def test_the_cohorts_scale_wins(tmp_path: Path, painted: Path, extraction: Extraction) -> None:

@@ -8,10 +8,14 @@ import pytest
 
 from sagdeploy.errors import NotAnalysableError
 from sagdeploy.manifest import diagnosis_name
-from sagdeploy.pipeline.predict import Caution, Prediction, PredictOptions, predict_slide
+from sagdeploy.pipeline.cautions import Caution
+from sagdeploy.pipeline.predict import Prediction, PredictOptions, predict_slide
 from sagdeploy.serving.engine import Arrays
 from sagdeploy.serving.local import LocalEngine
+from sagdeploy.slides.isolation import open_isolated
 from sagdeploy.slides.slide import open_slide
+from sagdeploy.slides.tiling import Tiles
+from tests.bigtiff import without_tiles
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +108,47 @@ def test_attention_off_tissue_beyond_what_was_validated_is_a_warning(
         warned = predict_slide(slide, "a-slide", engine, manifest)
     assert [caution.code for caution in warned.warnings] == codes
     assert plain.warnings == ()
+
+
+def test_missing_pixels_are_recorded_and_warned_of(
+    painted: Path, tmp_path: Path, engine: LocalEngine
+) -> None:
+    whole = predict(painted, engine)
+    holed = tmp_path / "holed.tiff"
+    holed.write_bytes(without_tiles(painted.read_bytes(), [6, 7]))
+    predicted = []
+    for opener in (open_slide, open_isolated):
+        with opener(holed) as slide:
+            predict_slide(slide, "a-slide", engine, engine.manifest("sag"))  # counts for itself
+            predicted.append(predict_slide(slide, "a-slide", engine, engine.manifest("sag")))
+    near, far = predicted
+    tiles = near.tiles[0]
+    expected = sum(_overlap(tiles, (x, 256)) for x in (0, 256)) / _area(tiles)
+    assert near.slide.missing_share == far.slide.missing_share == pytest.approx(expected)
+    assert 0.01 < expected < 0.5
+    assert [c.code for c in near.warnings] == ["missing_pixels"]
+    assert near.warnings == far.warnings
+    assert (whole.slide.missing_share, whole.warnings) == (0, ())
+
+
+def _overlap(tiles: Tiles, xy_l0: tuple[int, int]) -> int:
+    """Pixels of all tiles in a TIFF's tile of 256 x 256 px."""
+    first = np.maximum(tiles.xy_l0, xy_l0)
+    last = np.minimum(tiles.xy_l0 + tiles.size_l0, np.add(xy_l0, 256))
+    return int((last - first).clip(0).prod(axis=1).sum())
+
+
+def _area(tiles: Tiles) -> int:
+    return len(tiles) * tiles.size_l0[0] * tiles.size_l0[1]
+
+
+def test_a_slide_without_its_largest_level_is_refused(
+    painted: Path, tmp_path: Path, engine: LocalEngine
+) -> None:
+    path = tmp_path / "gone.tiff"
+    path.write_bytes(without_tiles(painted.read_bytes(), range(100)))
+    with pytest.raises(NotAnalysableError, match=r"gone\.tiff: 100\.0 % of the pixels"):
+        predict(path, engine)
 
 
 def test_a_slide_too_coarse_for_the_model_is_not_analysable(

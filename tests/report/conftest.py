@@ -76,6 +76,7 @@ def _prediction(*, scales: int = 1, temperature: float = 1.5, **changes: object)
             vendor="generic-tiff",
             objective_power=None,
             levels=(SIZE_L0,),
+            missing_share=0.0,
         ),
         tissue=TissueFacts(0.25, 0.06),
         options=PredictOptions(),

@@ -6,7 +6,8 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from sagdeploy.pipeline.predict import Caution, Prediction
+from sagdeploy.pipeline.cautions import Caution
+from sagdeploy.pipeline.predict import Prediction
 from sagdeploy.report.findings import record_of
 from sagdeploy.report.page import render_page
 from sagdeploy.report.pictures import pictures_of

@@ -15,6 +15,9 @@ Encode = Callable[[Image.Image], bytes]
 
 JPEG, JPEG_2000_RGB = 7, 33005
 RGB, YCBCR = 2, 6
+REDUCED = {254: (4, (1,))}
+"""Says that a directory is a smaller level of the one before."""
+
 FORMATS = {1: "B", 2: "B", 3: "H", 4: "I", 7: "B", 16: "Q"}
 
 
