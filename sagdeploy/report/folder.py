@@ -1,6 +1,7 @@
 """The folder of one slide's results, written whole or not at all."""
 
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -27,12 +28,13 @@ TILES, PAGE = "tiles.csv", "report.html"
 
 def write_results(prediction: Prediction, slide: Slide, folder: Path) -> PredictionRecord:
     """Write a prediction's record, maps, table and report as `folder`; whatever was there goes."""
-    thumbnail = slide.thumbnail(MAX_PX)
-    with whole_folder(folder) as partial:
-        write_bytes(partial / MAP, _attention_map(prediction, thumbnail))
-        write_ome_tiff(partial / LAYERS, prediction)
+    with whole_folder(folder) as partial, ThreadPoolExecutor(1) as aside:
+        decoded = aside.submit(slide.thumbnail, MAX_PX)
         write_geojson(partial / REGIONS, prediction)
         write_tiles(partial / TILES, prediction)
+        write_ome_tiff(partial / LAYERS, prediction)
+        thumbnail = decoded.result()
+        write_bytes(partial / MAP, _attention_map(prediction, thumbnail))
         record = record_of(prediction, _hashes(partial))
         pictures = pictures_of(prediction, record, slide, thumbnail)
         page = render_page(record, prediction.manifest, pictures)

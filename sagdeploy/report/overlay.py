@@ -5,6 +5,7 @@ and row `y * h // H`, in whole numbers: neighbouring tiles neither gap nor overl
 """
 
 from io import BytesIO
+from zlib import Z_RLE
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,7 @@ MIN_WIDTH_PX = 560
 """Narrower pictures get white at their right, so that the legend fits."""
 
 OPACITY = 144
-"""Of the tiles over the slide, of 256."""
+"""Of the tiles over the slide, of 255."""
 
 PAPER, INK = (255, 255, 255), (32, 36, 42)
 
@@ -78,14 +79,14 @@ def shade_layer(
 
 def blend(thumbnail: NDArray[np.uint8], layer: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The thumbnail, coloured where the layer has a tile and untouched elsewhere."""
-    colours = COLOURS[layer].astype(np.uint16)
-    mixed = (thumbnail * np.uint16(256 - OPACITY) + colours * np.uint16(OPACITY)) >> 8
-    return np.where(layer[..., None] > 0, mixed.astype(np.uint8), thumbnail)
+    opacity = np.where(layer > 0, np.uint8(OPACITY), np.uint8(0))
+    pictures = (Image.fromarray(each) for each in (COLOURS[layer], thumbnail, opacity))
+    return np.asarray(Image.composite(*pictures))
 
 
 def encode_png(rgb: NDArray[np.uint8]) -> bytes:
     """PNG of an (h, w, 3) picture; the same bytes for the same pixels."""
-    return _png(Image.fromarray(rgb))
+    return _png(Image.fromarray(rgb), compress_type=Z_RLE)  # of tissue as small, in half the time
 
 
 def encode_layer(layer: NDArray[np.uint8]) -> bytes:
