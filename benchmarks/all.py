@@ -24,6 +24,8 @@ PACKAGES = ("sagdeploy", "numpy", "onnxruntime-gpu", "onnxruntime", "torch", "op
 PACKAGES += ("openslide-bin", "simplejpeg", "imagecodecs", "tritonclient")
 INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8")
 LONGEST_S = 3600
+REAL_SLIDE = HERE.parents[1] / "shared" / "data" / "slides" / "CMU-1-Small-Region.svs"
+REAL = ("--real", str(REAL_SLIDE)) if REAL_SLIDE.is_file() else ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +40,9 @@ class Benchmark:
 
 
 BENCHMARKS = (
-    Benchmark("reader", "Reading tiles"),
+    Benchmark("reader", "Reading tiles", REAL),
     Benchmark("extractor", "Extractors"),
-    Benchmark("slide", "A slide, from file to report"),
+    Benchmark("slide", "A slide, from file to report", REAL),
     Benchmark("memory", "Memory"),
     Benchmark("serving", "Triton on the same machine"),
     Benchmark("training", "Training"),

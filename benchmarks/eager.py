@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
+from PIL import Image
 
 from sagdeploy.slides.tiling import Tiles
 
@@ -40,7 +41,7 @@ class Eager:
 
     def run(self, tiles: Tiles) -> None:
         """Features of the tiles, which stay over there."""
-        self._pipe.send((tiles.xy_l0, tiles.size_px[0]))
+        self._pipe.send((tiles.xy_l0, tiles.size_l0, tiles.size_px))
         self._pipe.recv()
 
 
@@ -55,12 +56,17 @@ def _serve(pipe: Connection, extractor: str, slide: Path, threads: int) -> None:
     handle = openslide.OpenSlide(slide)
     pipe.send("ready")
     while (request := pipe.recv()) is not None:
-        corners, side = request
+        corners, size_l0, size_px = request
         with torch.inference_mode():
             for start in range(0, len(corners), BATCH):
-                batch = [
-                    np.asarray(handle.read_region((int(x), int(y)), 0, (side, side)).convert("RGB"))
-                    for x, y in corners[start : start + BATCH]
-                ]
+                regions = (
+                    handle.read_region((x, y), 0, size_l0).convert("RGB")
+                    for x, y in corners[start : start + BATCH].tolist()
+                )
+                batch = [np.asarray(_resized(region, size_px)) for region in regions]
                 network(torch.from_numpy(np.stack(batch)))
         pipe.send("done")
+
+
+def _resized(region: Image.Image, size: tuple[int, int]) -> Image.Image:
+    return region if region.size == size else region.resize(size, Image.Resampling.BILINEAR)

@@ -5,7 +5,11 @@ Import it in a process of its own: it loads PyTorch, which nothing that is measu
 
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from sagdeploy.export.graph import export_diagnosis, export_extractor
+from sagdeploy.export.precision import to_int8
 from sagdeploy.export.repository import publish
 from sagdeploy.manifest import ManifestDraft, ModelCard, Parity
 from sagdeploy.models.extractors import build_extractor
@@ -14,11 +18,21 @@ from sagdeploy.serving.runtime import extractor_card
 from sagdeploy.slides.tiling import TilePlan
 
 
-def publish_random(repository: Path, name: str, *, extractor: str, tile_px: int) -> None:
-    """Publish an ABMIL on one of our extractors."""
+def publish_random(
+    repository: Path,
+    name: str,
+    *,
+    extractor: str,
+    tile_px: int,
+    calibration: NDArray[np.uint8] | None = None,
+) -> None:
+    """Publish an ABMIL on one of our extractors; in int8 where there are tiles to calibrate it."""
     scratch = repository.parent
     network = build_extractor(extractor, seed=None if extractor == "stain_texture" else 0)
     onnx = export_extractor(network, scratch / "extractor.onnx", tile_px=None)
+    if calibration is not None:
+        batches = np.array_split(calibration, max(1, len(calibration) // 16))
+        onnx = to_int8(onnx, scratch / "int8.onnx", batches)
     card = extractor_card(onnx, name=extractor, weights="random")
     model = build_model("abmil", features=card.features, classes=2, magnifications=1, options={})
     diagnosis = export_diagnosis(
