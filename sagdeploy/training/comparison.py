@@ -1,6 +1,7 @@
 """Arms side by side, as in the paper's Table 1, and what may be said of their differences."""
 
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Literal
 
@@ -91,32 +92,39 @@ class Comparison(Strict):
             majority=100 * self.majority_accuracy,
             opened=self.opened,
         )
+        alike, names = told_apart([row.arm for row in self.rows])
+        arms = [*([f"All arms: {alike}.", ""] if alike else []), *self._arms(names)]
         told = [
-            (row.arm, name, found) for row in self.rows for name, found in row.differences.items()
+            (arm, metric, found)
+            for arm, row in zip(names, self.rows, strict=True)
+            for metric, found in row.differences.items()
         ]
         if not told:
-            return "\n".join([*self._arms(), "", note, ""])
+            return "\n".join([*arms, "", note, ""])
         lines = [
             "| Arm | Metric | Difference | On this test set | For new patients | Verdict |",
             "|---|---|---|---|---|---|",
             *(_line(arm, name, found) for arm, name, found in told),
         ]
         explanation = EXPLANATION.format(family=len(told))
-        return "\n".join([*self._arms(), "", note, "", *lines, "", explanation, ""])
+        return "\n".join([*arms, "", note, "", *lines, "", explanation, ""])
 
-    def _arms(self) -> list[str]:
-        names = [name for name in COLUMNS if any(name in row.mean for row in self.rows)]
-        arms = [(row.arm, {name: _mean(row, name) for name in row.mean}) for row in self.rows]
+    def _arms(self, arms: Sequence[str]) -> list[str]:
+        metrics = [name for name in COLUMNS if any(name in row.mean for row in self.rows)]
+        rows = [
+            (arm, {name: _mean(row, name) for name in row.mean})
+            for arm, row in zip(arms, self.rows, strict=True)
+        ]
         maps = [
             (f"*{name}*", {metric: f"{100 * i.value:.1f}" for metric, i in found.items()})
             for name, found in self.baselines.items()
         ]
         return [
-            "| Arm | " + " | ".join(COLUMNS[name] for name in names) + " |",
-            "|---|" + "---|" * len(names),
+            "| Arm | " + " | ".join(COLUMNS[name] for name in metrics) + " |",
+            "|---|" + "---|" * len(metrics),
             *(
-                f"| {arm} | " + " | ".join(cells.get(name, "n/a") for name in names) + " |"
-                for arm, cells in [*arms, *maps]
+                f"| {arm} | " + " | ".join(cells.get(name, "n/a") for name in metrics) + " |"
+                for arm, cells in [*rows, *maps]
             ),
         ]
 
@@ -151,6 +159,15 @@ def compare(
         majority_accuracy=first.mean["majority_accuracy"],
         opened=sum(evaluation.opened for evaluation in evaluations),
     )
+
+
+def told_apart(arms: Sequence[str]) -> tuple[str, list[str]]:
+    """What the names of some arms begin with alike, and the rest of each, which is never empty."""
+    parts = [arm.split(", ") for arm in arms]
+    firsts = zip(*(part[:-1] for part in parts), strict=False)
+    shared = list(takewhile(lambda same: len(set(same)) == 1, firsts)) if len(arms) > 1 else []
+    alike = ", ".join(part for part, *_ in shared)
+    return alike, [", ".join(part[len(shared) :]) for part in parts]
 
 
 def with_verdicts(

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 from io import BytesIO
-from itertools import takewhile
 from pathlib import Path
 from textwrap import shorten
 
@@ -26,6 +25,7 @@ from sagdeploy.slides.isolation import open_isolated
 from sagdeploy.slides.tiling import Tiles
 from sagdeploy.training.calibration import calibrated
 from sagdeploy.training.checkpoint import load_model, read_results, read_run
+from sagdeploy.training.comparison import told_apart
 from sagdeploy.training.dataset import LabelledBag, open_bags
 from sagdeploy.training.inference import predict_bags
 from sagdeploy.training.judgement import attention_on
@@ -82,10 +82,7 @@ def draw_figure(
 
 def headings(arms: Sequence[str]) -> list[str]:
     """What tells the arms apart, as short as a column is wide."""
-    parts = [arm.split(", ") for arm in arms]
-    alike = takewhile(lambda same: len(set(same)) == 1, zip(*parts, strict=False))
-    shared = len(list(alike)) if len(set(arms)) > 1 else 0
-    return [shorten(", ".join(part[shared:]), LETTERS, placeholder=" …") for part in parts]
+    return [shorten(name, LETTERS, placeholder=" …") for name in told_apart(arms)[1]]
 
 
 def _held_out(cohort: Cohort, run: Path) -> list[CohortSlide]:

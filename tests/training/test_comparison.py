@@ -107,15 +107,16 @@ def test_only_what_holds_for_new_patients_is_an_improvement(arms: list[Path]) ->
 
 def test_the_table_is_markdown_and_says_what_it_shows(arms: list[Path]) -> None:
     text = compare(arms[:2], resamples=100).markdown()
-    head, rule, first, second = text.splitlines()[:4]
+    alike, _, head, rule, first, second = text.splitlines()[:6]
+    assert alike == "All arms: abmil."
     assert head == "| Arm | Acc | P | R | AUC |"
     assert rule == "|---|---|---|---|---|"
-    assert first.startswith("| abmil, no guidance | 70.0 ± 0.0 | ")
-    assert second.startswith("| abmil, HG | 70.0 ± 0.0 | ")
+    assert first.startswith("| no guidance | 70.0 ± 0.0 | ")
+    assert second.startswith("| HG | 70.0 ± 0.0 | ")
     assert "100 slides of 100 patients (test)" in text
     assert "commonest\nclass: 66.0" in text
     assert "looked at these slides 4 times" in text
-    assert "| abmil, HG | Acc | +0.0 | [+0.0, +0.0], p 1.000, above in 50% | [" in text
+    assert "| HG | Acc | +0.0 | [+0.0, +0.0], p 1.000, above in 50% | [" in text
     assert "Holm over the 4 rows" in text
     assert "Only this may be called an improvement" in " ".join(text.split())
 

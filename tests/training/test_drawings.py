@@ -48,6 +48,7 @@ def test_headings_say_what_tells_arms_apart() -> None:
     arms = [f"{model}, no guidance", f"{model}, HG + TG"]
     assert headings(arms) == ["no guidance", "HG + TG"]
     assert headings(["abmil, HG", "scatnet, HG"]) == ["abmil, HG", "scatnet, HG"]
+    assert headings(["abmil, HG", "abmil, HG"]) == ["HG", "HG"]
     assert headings(arms[:1]) == ["scatnet (dim=128, heads=4, layers=4), …"]
 
 
