@@ -7,6 +7,7 @@ beside RESULTS.md. One that fails is told of there, and does not stop the others
 """
 
 import argparse
+import json
 import os
 import platform
 import subprocess
@@ -16,6 +17,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+from figures import Figure, as_markdown
 
 from sagdeploy.serving.runtime import CPU, providers
 
@@ -43,6 +46,7 @@ BENCHMARKS = (
     Benchmark("reader", "Reading tiles", REAL),
     Benchmark("extractor", "Extractors"),
     Benchmark("slide", "A slide, from file to report", REAL),
+    Benchmark("attention", "Self-attention over a large bag"),
     Benchmark("memory", "Memory"),
     Benchmark("serving", "Triton on the same machine"),
     Benchmark("training", "Training"),
@@ -79,13 +83,25 @@ def run(benchmark: Benchmark, results: Path) -> Ran:
     return Ran(benchmark, (time.perf_counter() - begun) / 60, printed.strip(), error)
 
 
-def report(ran: list[Ran]) -> str:
+def figures(ran: list[Ran], results: Path) -> list[Figure]:
+    """What has a target, of all that ended well."""
+    return [
+        Figure(**figure)
+        for each in ran
+        if not each.error and each.benchmark.writes
+        for figure in json.loads((results / f"{each.benchmark.name}.json").read_text())["figures"]
+    ]
+
+
+def report(ran: list[Ran], reached: list[Figure]) -> str:
     """RESULTS.md."""
     parts = [
         "# Results",
         "Written by `make bench`. Compare figures of one table with each other, not with those of "
         "another day or machine.",
         "\n".join(f"* {name}: {value}" for name, value in facts().items()),
+        "## Targets",
+        as_markdown(reached),
     ]
     for each in ran:
         parts.append(f"## {each.benchmark.title}")
@@ -150,7 +166,7 @@ def main() -> None:
             ran.append(run(benchmark, results))
             ended = ran[-1].error or f"{ran[-1].minutes:.1f} minutes"
             print(f"{benchmark.name}: {ended}", flush=True)
-            options.out.write_text(report(ran))
+            options.out.write_text(report(ran, figures(ran, results)))
     sys.exit(any(each.error for each in ran))
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+from figures import Figure, as_markdown
 from machine import watched
 from networks import GEMM, NETWORKS, TILE_PX, USUAL_BATCH, Tiles, Work, flops, limits, ways
 from numpy.typing import NDArray
@@ -41,6 +42,7 @@ TARGETS = {
     "mobilenet_v2": {"of the peak": 0.7, "int8 / fp32": 2.0},
     "resnet18": {"of the peak": 1.0, "int8 / fp32": 3.0},
 }
+LETTERS = {"of the peak": "P5", "int8 / fp32": "P6"}
 INPUT_STAGE = 0.06
 COSINE = 0.97
 REAL = ("mobilenet_v2_tf", "weights/mobilenet_v2_imagenet_dequantised.pt", "tiles/brecahad")
@@ -59,22 +61,6 @@ class Speed:
     spread: tuple[float, float]
     ratio: float
     """To fp32 with the usual batch on one thread, in the same round; the median."""
-
-
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """A figure that has a target."""
-
-    network: str
-    what: str
-    value: float
-    target: float
-    at_most: bool = False
-
-    @property
-    def is_reached(self) -> bool:
-        """Whether the target is."""
-        return self.value <= self.target if self.at_most else self.value >= self.target
 
 
 def measure(rounds: int, kept: int, networks: Sequence[str]) -> dict[str, list[Round]]:
@@ -113,9 +99,9 @@ def figures(network: str, rounds: Sequence[Round]) -> Iterator[Figure]:
         "int8 / fp32": median(lambda r: r[fp32] / r[f"CPU int8, batch {USUAL_BATCH}"]),
     }
     for what, target in TARGETS.get(network, {}).items():
-        yield Figure(network, what, found[what], target)
+        yield Figure(f"{LETTERS[what]} {network}, {what}", found[what], target)
     stage = median(lambda r: 1 - r["CPU no input stage"] / r[fp32])
-    yield Figure(network, "input stage", stage, INPUT_STAGE, at_most=True)
+    yield Figure(f"P5 {network}, input stage", stage, INPUT_STAGE, at_most=True)
 
 
 def quality(data: Path) -> Iterator[Figure]:
@@ -137,8 +123,8 @@ def quality(data: Path) -> Iterator[Figure]:
         features, centre = _features(whole, tried), _features(whole, calibration).mean(axis=0)
         for precision, path in lower.items():
             cosines = centred_cosines(features, _features(load_graph(path), tried), centre)
-            what = f"centred cosine of {precision}, {len(tried)} tiles"
-            yield Figure(name, what, float(cosines.mean()), COSINE)
+            what = f"P6 {name}, centred cosine of {precision}, {len(tried)} tiles"
+            yield Figure(what, float(cosines.mean()), COSINE)
 
 
 def _crops(field: Path) -> Tiles:
@@ -175,14 +161,7 @@ def show(speeds: Sequence[Speed], reached: Sequence[Figure], others: float) -> N
             f"| {each.network} | {each.way} | {each.tiles_per_s:.1f} | {low:.1f} to {high:.1f} "
             f"| {each.ratio:.2f} |"
         )
-    print("\n| network | figure | reached | target |\n|---|---|---|---|")
-    for figure in reached:
-        sign = "at most" if figure.at_most else "at least"
-        missed = "" if figure.is_reached else ", MISSED"
-        print(
-            f"| {figure.network} | {figure.what} | {figure.value:.3f} | {sign} {figure.target:g}"
-            f"{missed} |"
-        )
+    print("\n" + as_markdown(reached))
 
 
 def main() -> None:

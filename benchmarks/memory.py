@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from figures import Figure, as_text
 from large_slide import write_large
 from machine import resident, tree
 from random_model import publish_random
@@ -81,15 +82,16 @@ def show(peak: Peak) -> None:
     )
 
 
-def compare(peaks: Sequence[Peak]) -> None:
-    """Print how far the targets are."""
+def figures(peaks: Sequence[Peak]) -> list[Figure]:
+    """What has a target."""
     first, last = peaks[0], peaks[-1]
     allowed = TILE_BYTES * (last.tiles - first.tiles) / MIB
     growth = (last.tree_mib - allowed) / first.tree_mib
-    print(
-        f"at most {max(peak.tree_mib for peak in peaks):.0f} MiB (target {TARGET_MIB}); "
-        f"growth {growth:.2f} (target {TARGET_GROWTH})"
-    )
+    most = max(peak.tree_mib for peak in peaks)
+    return [
+        Figure("P9 most memory, MiB", most, TARGET_MIB, at_most=True),
+        Figure("P9 growth over the sizes", growth, TARGET_GROWTH, at_most=True),
+    ]
 
 
 def main() -> None:
@@ -112,10 +114,16 @@ def main() -> None:
             out = folder / f"out-{side_px}"
             peaks.append(measure(slide, folder / "models" / "repository", out, side_px))
             show(peaks[-1])
-    compare(peaks)
+    reached = figures(peaks)
+    print("\n" + as_text(reached))
     facts = {"cores": os.cpu_count(), "extractor": options.extractor}
     rows = [asdict(peak) for peak in peaks]
-    options.out.write_text(json.dumps(facts | {"peaks": rows}, indent=2) + "\n")
+    options.out.write_text(
+        json.dumps(
+            facts | {"peaks": rows, "figures": [asdict(figure) for figure in reached]}, indent=2
+        )
+        + "\n"
+    )
 
 
 if __name__ == "__main__":

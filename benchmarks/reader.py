@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+from figures import Figure, as_text
 from machine import Usage, watched
 from readers import READERS, SVS_TILE_PX, Case, Pixels, by_openslide, by_us
 
@@ -65,6 +66,14 @@ class Speed:
     """Share of the limit in the same round, by CPU seconds."""
 
 
+TARGETS = {
+    "JPEG": 4.0,
+    "JPEG, halved": 4.0,
+    "JPEG 2000": 1.4,
+    "real JPEG": 4.0,
+    "real JPEG, halved": 4.0,
+}
+
 Round = dict[tuple[str, int, str], Usage]
 """What each case took, by its name, the threads and the way."""
 
@@ -81,7 +90,10 @@ def main() -> None:
         quiet = sorted(rounds, key=others_of)[: options.kept]
         speeds = [speed for case in cases for speed in summarise(case, quiet)]
     show(speeds, opening, quiet)
+    reached = list(figures(speeds))
+    print("\n" + as_text(reached))
     report = {
+        "figures": [asdict(figure) for figure in reached],
         "rounds": len(rounds),
         "rounds_that_count": len(quiet),
         "others": [round(others_of(each), 3) for each in quiet],
@@ -185,6 +197,13 @@ def summarise(case: Case, rounds: Sequence[Round]) -> Iterator[Speed]:
                 cpu_ratio=_median_ratio([b.cpu_s for b in base], [u.cpu_s for u in used]),
                 of_limit=_median_ratio([b.cpu_s for b in limit], [u.cpu_s for u in used]),
             )
+
+
+def figures(speeds: Sequence[Speed]) -> Iterator[Figure]:
+    """What has a target: of one thread."""
+    for speed in speeds:
+        if (speed.way, speed.threads) == ("direct", 1):
+            yield Figure(f"P4 {speed.case}, direct / OpenSlide", speed.ratio, TARGETS[speed.case])
 
 
 def _median_ratio(base: Sequence[float], used: Sequence[float]) -> float:

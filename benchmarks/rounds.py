@@ -8,9 +8,10 @@ import itertools
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from eager import Eager
+from figures import Figure
 from machine import watched
 from stand_ins import Held, device, nothing
 
@@ -39,22 +40,6 @@ READ_TILES = 2048
 
 Round = dict[str, float]
 """Seconds a tile, by way."""
-
-
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """One ratio, and what it is to be."""
-
-    what: str
-    value: float
-    spread: tuple[float, float]
-    target: float
-    at_most: bool = False
-
-    @property
-    def is_reached(self) -> bool:
-        """Whether the target is."""
-        return self.value <= self.target if self.at_most else self.value >= self.target
 
 
 def measure(
@@ -111,7 +96,7 @@ def figures(extractor: str, rounds: Sequence[Round]) -> Iterator[Figure]:
 
     def ratio(what: str, of: Callable[[Round], float], target: float) -> Figure:
         values = sorted(map(of, rounds))
-        return Figure(what, statistics.median(values), (values[0], values[-1]), target)
+        return Figure(what, statistics.median(values), target, spread=(values[0], values[-1]))
 
     yield ratio(
         "P1 plain loop / pipeline", lambda r: r["plain loop"] / r["isolated"], EAGER[extractor]

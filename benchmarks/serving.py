@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from figures import Figure, as_text
 from machine import Usage, group, resident, watched
 from numpy.typing import NDArray
 
@@ -41,6 +42,7 @@ SLIDE_TILES = 5000
 """Of the slide that slides per hour are told for."""
 CLIENTS = (1, 4)
 WAYS = ("in process", "HTTP", "shared memory")
+TARGETS = {"HTTP": 0.85, "shared memory": 0.95}
 SAMPLE_S = 0.1
 
 
@@ -108,7 +110,10 @@ def main() -> None:
     quiet = sorted(rounds, key=others_of)[: options.kept]
     speeds = tuple(summarise(quiet, options.tiles))
     show(speeds, memory, quiet)
+    reached = list(figures(speeds))
+    print("\n" + as_text(reached))
     report = {
+        "figures": [asdict(figure) for figure in reached],
         "extractor": options.extractor,
         "cores": len(os.sched_getaffinity(0)),
         "tiles": options.tiles,
@@ -196,6 +201,14 @@ def summarise(rounds: Sequence[Round], tiles: int) -> Iterator[Speed]:
                 ratio=statistics.median(b.seconds / u.seconds for b, u in pairs),
                 cpu_ratio=statistics.median(b.cpu_s / u.cpu_s for b, u in pairs),
             )
+
+
+def figures(speeds: Sequence[Speed]) -> Iterator[Figure]:
+    """What has a target."""
+    for speed in speeds:
+        if speed.way in TARGETS:
+            name = f"P8 {speed.way} / in process, clients: {speed.clients}"
+            yield Figure(name, speed.ratio, TARGETS[speed.way])
 
 
 def others_of(each: Round) -> float:
