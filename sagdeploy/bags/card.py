@@ -21,7 +21,7 @@ def read_card(bags: Path) -> ExtractorCard:
     """The card of the extractor that made the bags; BagError if there is none."""
     path = bags / CARD_FILE
     try:
-        return ExtractorCard.model_validate_json(path.read_text(encoding="utf-8"))
+        return ExtractorCard.model_validate_json(path.read_bytes())
     except OSError as error:
         raise BagError(
             f"{bags}: no {CARD_FILE}, so no bags of this sagdeploy", hint="run sagdeploy extract"
@@ -31,7 +31,10 @@ def read_card(bags: Path) -> ExtractorCard:
 
 
 def kept_card(bags: Path, card: ExtractorCard) -> ExtractorCard:
-    """The folder's own card of the same extractor, or else `card`, which is written there."""
+    """The folder's own card of the same extractor, or else `card`, which is written there.
+
+    Whoever shares the folder holds `sole_writer` of it meanwhile.
+    """
     if not (bags / CARD_FILE).exists():
         write_card(bags, card)
         return card

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 from io import StringIO
 from pathlib import Path, PurePath
 
-from sagdeploy.bags.rows import Row, Table, bad_rows, read_table
+from sagdeploy.bags.rows import FORMULA_STARTS, Row, Table, bad_rows, read_table
 from sagdeploy.errors import CohortError, ConfigError
 from sagdeploy.files import check_name, write_bytes
 
@@ -179,6 +179,9 @@ def _slide(cells: dict[str, str], folder: Path) -> CohortSlide:
         return folder / cells[column] if cells.get(column) else None
 
     slide_id = check_name(cells["slide_id"], "slide_id")
+    for column in ("label", "patient_id"):
+        if cells.get(column, "").startswith(FORMULA_STARTS):
+            raise CohortError(f"{column} {cells[column]!r} begins as a spreadsheet's formula does")
     split = cells.get("split", "").lower()
     if split and split not in SPLITS:
         raise CohortError(f"split {split!r} is none of {', '.join(SPLITS)}")

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sagdeploy.bags.bag import Bag, BagHeader, Magnification, bag_in, header_in, opened
+from sagdeploy.bags.bag import Bag, BagHeader, Magnification
+from sagdeploy.bags.bagfile import bag_in, header_in, opened
 from sagdeploy.errors import BagError
 from sagdeploy.manifest import ExtractorCard
 from sagdeploy.slides.metadata import Mpp

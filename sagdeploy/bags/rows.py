@@ -15,6 +15,9 @@ MAX_BYTES = 64 * 1024**2
 SHOWN_ROWS = 20
 """Of the rows that cannot be used; the others are counted."""
 
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+"""A spreadsheet takes text that begins so for a formula, and runs it."""
+
 SAVE_AS = "save it as CSV UTF-8"
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from sagdeploy.bags.rows import FORMULA_STARTS
 from sagdeploy.errors import ConfigError
 from sagdeploy.files import sha256_of, write_whole
 from sagdeploy.pipeline.predict import Prediction
@@ -17,9 +18,6 @@ from sagdeploy.report.scale import percentiles
 Cell = str | int | float
 
 PREDICTIONS = "predictions.csv"
-
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
-"""A spreadsheet takes text that begins so for a formula, and runs it."""
 
 TILES_HEADER = (
     "magnification", "mpp", "x_l0", "y_l0", "width_l0", "height_l0",

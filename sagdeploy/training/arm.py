@@ -45,7 +45,7 @@ class Arm:
         scaled = ", standardised" if model.standardise else ""
         return f"{model.name}{f' ({options})' if options else ''}{scaled}, {in_words(guidance)}"
 
-    def open(self, ram_bytes: int) -> Bags:
+    def open(self, ram_bytes: int | None) -> Bags:
         """The bags that training may know."""
         slides = learning_slides(self.cohort)
         return open_bags(slides, self.bags, classes=self.cohort.classes, ram_bytes=ram_bytes)

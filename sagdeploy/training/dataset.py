@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sagdeploy.bags.bag import Bag, BagHeader
+from sagdeploy.bags.bagfile import mapped
 from sagdeploy.bags.cohort import CohortSlide
 from sagdeploy.bags.interchange import load_bag, load_header
 from sagdeploy.errors import BagError, CohortError
@@ -17,7 +18,7 @@ from sagdeploy.manifest import ExtractorCard
 from sagdeploy.slides.tiling import TilePlan, Tiles
 
 RAM_BYTES = 4 * 2**30
-"""Bags that take more than this on disk are read again each time they are needed."""
+"""Bags that take more than this on disk are mapped from there, not held."""
 
 SHOWN = 20
 """Slides that an error names; the others are counted."""
@@ -57,7 +58,7 @@ class LabelledBag:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BagSource:
-    """Where a labelled bag comes from: memory, or its file."""
+    """Where a labelled bag comes from: memory, a file that is mapped there, or its file."""
 
     slide: CohortSlide
     label: int
@@ -66,12 +67,19 @@ class BagSource:
     """Of the slide's file; None, as is its mpp, where other software does not say."""
 
     slide_mpp: float | None
+    slide_size_l0: tuple[int, int] | None = None
     loaded: LabelledBag | None = None
     heuristic_guidance: tuple[Tensor, ...] | None = None
     """Takes the place of the bag's own in an arm of control."""
 
+    def load(self, *, whole: bool) -> "BagSource":
+        """The source with its bag at hand: whole, or mapped from its file where that can be."""
+        bag = load_bag(self.path)
+        kept = bag if whole else mapped(self.path, bag)
+        return replace(self, loaded=_labelled(kept, self.slide, self.label)) if kept else self
+
     def read(self) -> LabelledBag:
-        """The bag, without looking at the disk where it is loaded."""
+        """The bag, without looking at the disk where it is at hand."""
         bag = self.loaded or _labelled(load_bag(self.path), self.slide, self.label)
         if self.heuristic_guidance is None:
             return bag
@@ -126,10 +134,12 @@ def open_bags(
     folder: Path,
     *,
     classes: Sequence[str],
-    ram_bytes: int = RAM_BYTES,
+    ram_bytes: int | None = RAM_BYTES,
 ) -> Bags:
-    """The bags of `slides` in `folder`, loaded if they take at most `ram_bytes`.
+    """The bags of `slides` in `folder`, in memory if they take at most `ram_bytes`.
 
+    Others are mapped from their files, once checked; what is not ours is read again each time,
+    and so is all where `ram_bytes` is None, for who wants to know of them and not to learn.
     They are ours, or feature files of TRIDENT, CLAM or STAMP with the slides' ids for names.
 
     CohortError where a slide has no class; BagError where bags are missing, or do not share
@@ -148,13 +158,15 @@ def open_bags(
         )
     headers = [load_header(path) for path in paths]
     _check_alike(headers, folder)
-    fits = sum(path.stat().st_size for path in paths) <= ram_bytes
     sources = [
-        BagSource(slide, label, path, header.slide_sha256, header.mpp)
+        BagSource(slide, label, path, header.slide_sha256, header.mpp, header.slide_size_l0)
         for slide, label, path, header in zip(ordered, labels, paths, headers, strict=True)
     ]
+    if ram_bytes is not None:
+        fits = sum(path.stat().st_size for path in paths) <= ram_bytes
+        sources = [source.load(whole=fits) for source in sources]
     return Bags(
-        sources=tuple(replace(s, loaded=s.read()) if fits else s for s in sources),
+        sources=tuple(sources),
         plan=headers[0].plan,
         extractor=headers[0].extractor,
         origin=headers[0].origin,

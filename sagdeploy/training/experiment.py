@@ -1,13 +1,13 @@
 """Train an arm: every seed and fold of one setting, resumable, on several cores."""
 
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from sagdeploy.bags.cohort import Cohort
 from sagdeploy.config import TrainSettings
 from sagdeploy.errors import ConfigError
+from sagdeploy.pipeline.stream import cores
 from sagdeploy.training.arm import Arm, Member, train_members
 from sagdeploy.training.checkpoint import (
     RUN_FILE,
@@ -61,7 +61,7 @@ def train_seeds(
     record = _record(arm, seeds)
     wanted = [Member(seed, fold) for fold in _folds(folds) for seed in dict.fromkeys(seeds)]
     members = [m for m in wanted if read_result(seed_folder(run, m.seed, m.fold)) is None]
-    processes = min(jobs or os.cpu_count() or 1, len(members))
+    processes = min(jobs or cores(), len(members))
     if processes > 1:
         train_in_processes(arm, members, processes, progress)
     elif members:
@@ -76,7 +76,7 @@ def _folds(folds: int | None) -> Sequence[int | None]:
 def _record(arm: Arm, seeds: Sequence[int]) -> RunRecord:
     """What the run is, written; ConfigError where the folder holds another one."""
     before = read_run(arm.run) if (arm.run / RUN_FILE).is_file() else None
-    part, bags = arm.parts()[0], arm.open(ram_bytes=0)
+    part, bags = arm.parts()[0], arm.open(ram_bytes=None)
     sides = {"train": part.train, "val": part.validation, "held_out": part.held_out}
     sides["test"] = arm.cohort.of_split("test")
     record = RunRecord(

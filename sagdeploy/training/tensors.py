@@ -5,11 +5,11 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from sagdeploy.errors import ModelError
-from sagdeploy.files import write_whole
+from sagdeploy.files import write_bytes
 
 CODE_SUFFIXES = frozenset({".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin", ".tar"})
 CODE_STARTS = (b"\x80", b"PK")
@@ -45,8 +45,7 @@ def write_tensors(
 ) -> None:
     """Write tensors and texts as one safetensors file, whole or not at all."""
     own = {name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}
-    with write_whole(path) as partial:
-        save_file(own, partial, metadata=dict(metadata or {}))
+    write_bytes(path, save(own, dict(metadata or {})))
 
 
 def read_tensors(path: Path) -> tuple[Tensors, dict[str, str]]:

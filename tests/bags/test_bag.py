@@ -9,15 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sagdeploy.bags.bag import (
-    Bag,
-    BagHeader,
-    Magnification,
-    read_bag,
-    read_header,
-    with_guidance,
-    write_bag,
-)
+from sagdeploy.bags.bag import Bag, BagHeader, Magnification, with_guidance
+from sagdeploy.bags.bagfile import read_bag, read_header, write_bag
 from sagdeploy.errors import BagError, OutputError
 from sagdeploy.manifest import ExtractorCard
 from sagdeploy.slides.tiling import TilePlan, Tiles

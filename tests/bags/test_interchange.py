@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from sagdeploy.bags.bag import Bag, BagHeader, Magnification, read_bag, write_bag
+from sagdeploy.bags.bag import Bag, BagHeader, Magnification
+from sagdeploy.bags.bagfile import read_bag, write_bag
 from sagdeploy.bags.interchange import load_bag, load_header
 from sagdeploy.errors import BagError
 from sagdeploy.manifest import ExtractorCard

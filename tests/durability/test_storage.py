@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from sagdeploy.audit import verify
+from sagdeploy.bags.bagfile import read_bag
 from sagdeploy.cli.app import run
 from sagdeploy.slides.synthetic import SlideSpec, paint_slide
 
@@ -73,6 +74,21 @@ def test_a_full_disk_leaves_whole_results_and_no_other(
         for finding in verify(disk / "out").findings:
             assert finding.kind == "unfinished" or finding.name in ("run.json", "predictions.csv")
         assert not list((disk / "out").glob(".partial-*"))
+
+
+@pytest.mark.parametrize("kib", [64, 128, 192, 256])
+def test_bags_on_a_full_disk_are_whole_or_not_there(
+    kib: int, slides: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    disk, bags = tmp_path / "disk", tmp_path / "disk" / "bags"
+    disk.mkdir()
+    command = ["extract", str(slides), "--extractor", "stain_texture", "--tile-px", "28"]
+    with mounted("tmpfs", disk, "tmpfs", 0, f"size={kib}k"):
+        assert run([*command, "--min-tissue", "0", "--out", str(bags)]) == 7
+        assert "No space left on device" in capsys.readouterr().err
+        for path in bags.glob("[!.]*.h5"):
+            read_bag(path)
+        assert not list(bags.glob(".partial-*"))
 
 
 def test_a_disk_that_fills_up_keeps_what_was_there(

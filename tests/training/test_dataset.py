@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from sagdeploy.bags.bag import read_bag, write_bag
+from sagdeploy.bags.bagfile import read_bag, write_bag
 from sagdeploy.bags.cohort import Cohort
 from sagdeploy.errors import BagError, CohortError
 from sagdeploy.training.batch import collate
@@ -45,12 +45,22 @@ def test_bags_within_the_budget_are_read_once(make_toy: MakeToy) -> None:
     assert bags[3] is bags[3]
 
 
-def test_bags_above_the_budget_are_read_each_time_and_are_the_same(toy: Toy) -> None:
+def test_bags_above_the_budget_are_mapped_from_their_files_and_are_the_same(toy: Toy) -> None:
     cohort, folder = toy
     kept = open_bags(cohort.slides, folder, classes=cohort.classes)
-    read = open_bags(cohort.slides, folder, classes=cohort.classes, ram_bytes=0)
-    assert read[3] is not read[3]
-    assert torch.equal(read[3].features[0], kept[3].features[0])
+    large = open_bags(cohort.slides, folder, classes=cohort.classes, ram_bytes=0)
+    assert large[3] is large[3]
+    assert f"{large[3].slide_id}.h5" in Path("/proc/self/maps").read_text()
+    assert torch.equal(large[3].features[0], kept[3].features[0])
+    before = (folder / f"{large[3].slide_id}.h5").read_bytes()
+    large[3].features[0].zero_()
+    assert (folder / f"{large[3].slide_id}.h5").read_bytes() == before
+
+
+def test_bags_of_which_only_the_headers_are_wanted_are_not_held(toy: Toy) -> None:
+    cohort, folder = toy
+    bags = open_bags(cohort.slides, folder, classes=cohort.classes, ram_bytes=None)
+    assert bags[3] is not bags[3]
 
 
 def test_every_slide_without_a_bag_is_named(make_toy: MakeToy) -> None:
