@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from sagdeploy.bags.bag import Bag, BagHeader, Magnification, write_bag
+from sagdeploy.bags.bag import Bag, BagHeader, Magnification
+from sagdeploy.bags.bagfile import write_bag
 from sagdeploy.bags.cohort import CohortSlide, read_cohort, write_cohort
 from sagdeploy.config import TrainSettings, read_settings
 from sagdeploy.manifest import ExtractorCard

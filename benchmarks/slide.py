@@ -41,10 +41,11 @@ from sagdeploy.pipeline.stream import (
 )
 from sagdeploy.report.folder import write_results
 from sagdeploy.serving.local import LocalEngine
+from sagdeploy.slides.cutting import tiles_of
 from sagdeploy.slides.isolation import open_isolated
 from sagdeploy.slides.slide import Slide, open_slide
 from sagdeploy.slides.synthetic import SlideSpec, paint_slide
-from sagdeploy.slides.tiling import TilePlan, Tiles, plan_tiles
+from sagdeploy.slides.tiling import TilePlan, Tiles
 from sagdeploy.slides.tissue import find_tissue
 
 SIDE_PX, TILE_PX = 20_000, 224
@@ -90,7 +91,7 @@ def phases(repository: Path, slide: Path, tiles_per_s: float) -> tuple[dict[str,
     begun = time.perf_counter()
     with open_isolated(slide) as opened:
         took["open"] = time.perf_counter() - begun
-        took["tissue"] = timed(lambda: find_tissue(opened))
+        took["tissue"] = timed(lambda: find_tissue(opened, opened.resolve_mpp().value))
         took["tiles"] = REPORT_TILES / tiles_per_s
         head = diagnosis_name(MODEL)
         engine.infer(head, {"features": features[:10]})
@@ -132,14 +133,8 @@ def _forget(path: Path) -> None:
 
 
 def _plan(slide: Slide) -> Tiles:
-    (tiles,) = plan_tiles(
-        TilePlan(tile_px=TILE_PX),
-        size_l0=slide.size_l0,
-        bounds_l0=slide.bounds_l0,
-        slide_mpp=slide.resolve_mpp().value,
-        mask=find_tissue(slide).mask,
-        name=slide.name,
-    )
+    mpp = slide.resolve_mpp().value
+    (tiles,) = tiles_of(slide, find_tissue(slide, mpp), TilePlan(tile_px=TILE_PX), mpp=mpp)
     return tiles
 
 

@@ -6,7 +6,7 @@ The same command goes on where a run ended: `resume` says what can stay as it is
 import time
 from collections.abc import Collection, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +20,6 @@ from sagdeploy.pipeline.predict import PredictOptions, predict_slide
 from sagdeploy.pipeline.run import RunFacts
 from sagdeploy.pipeline.stream import Progress, untold
 from sagdeploy.pipeline.versions import ModelChoice, by_one_version
-from sagdeploy.report.findings import placeless
 from sagdeploy.report.folder import read_record, write_failure, write_results
 from sagdeploy.report.record import PredictionRecord
 from sagdeploy.report.tables import PREDICTIONS, write_predictions
@@ -105,9 +104,7 @@ def predict_batch(
     writes into it, or it holds results of another model or of other parameters.
     """
     ids = [slide.slide_id for slide in slides]
-    facts = RunFacts(
-        "predict", placeless(batch.engine.description), batch.model.name, asdict(batch.options)
-    )
+    facts = RunFacts("predict", batch.engine.name, batch.model.name, asdict(batch.options))
     table = _Table(batch.out, ids)
     results: dict[str, SlideResult] = {}
     with sole_run(
@@ -173,7 +170,8 @@ def do_slide(engine: Engine, task: SlideTask, progress: Progress) -> SlideResult
                     opened, slide.slide_id, engine, manifest, options, progress, flow
                 ),
             )
-            records.append(write_results(prediction, opened, folder))
+            named = replace(prediction, engine=engine.name)  # a record names no place
+            records.append(write_results(named, opened, folder))
         return _sentence(records[0])
 
     outcome = outcome_of(slide.slide_id, work, slide.path)
@@ -205,25 +203,26 @@ class _Table:
     out: Path
     slide_ids: Sequence[str]
     records: dict[str, PredictionRecord] = field(default_factory=dict)
-    others: Sequence[str] = ()
+    others: Sequence[PredictionRecord] = ()
+    """Read once: there may be ten thousand, and the table is written every few seconds."""
 
     def write(self, finished: Collection[str]) -> str:
         """Write what is known now of the slides that are finished, and return its SHA-256."""
         done = [self.records[name] for name in self.slide_ids if name in finished]
-        others = [record for name in self.others if (record := read_record(self.out / name))]
         unfinished = [name for name in self.slide_ids if name not in finished]
-        return write_predictions(self.out / PREDICTIONS, [*done, *others], unfinished)
+        return write_predictions(self.out / PREDICTIONS, [*done, *self.others], unfinished)
 
 
 def _begin(slides: Sequence[SlideInput], batch: Batch, journal: Journal, table: _Table) -> None:
     """Look at what is in `out` before anything is written there."""
     check_free(batch.out, slides)
-    journal.earlier = other_results(batch.out, table.slide_ids, journal.known())
-    table.others = tuple(journal.earlier)
+    others = other_results(batch.out, set(table.slide_ids), journal.known())
+    journal.earlier = others
+    table.others = [record for name in others if (record := read_record(batch.out / name))]
     if any(path.is_dir() for path in batch.out.iterdir()):
         manifest, options = batch.model.manifest(batch.engine), batch.options
         if not batch.overwrite:
-            check_one_kind(batch.out, slides, table.others, manifest=manifest, options=options)
+            check_one_kind(batch.out, slides, others, manifest=manifest, options=options)
         journal.forget(outdated(batch.out, slides, manifest=manifest, options=options))
 
 

@@ -21,7 +21,8 @@ from sagdeploy.errors import BatchError
 from sagdeploy.export.extractor import ExtractorSource, prepare_extractor
 from sagdeploy.export.run import export_run
 from sagdeploy.files import write_json
-from sagdeploy.pipeline.extract import EXTRACTOR_FILE, Extraction, extract_cohort
+from sagdeploy.pipeline.bagging import Extraction
+from sagdeploy.pipeline.extract import EXTRACTOR_FILE, extract_cohort
 from sagdeploy.pipeline.guide import guide_cohort
 from sagdeploy.pipeline.inputs import SlideInput
 from sagdeploy.pipeline.outcome import SlideOutcome

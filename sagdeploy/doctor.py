@@ -1,21 +1,20 @@
 """Whether this installation, a repository and a server can do their work, and what to mend."""
 
 import platform
+import re
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
-from sagdeploy.errors import SagError
+from sagdeploy.errors import MissingExtraError, SagError
 from sagdeploy.serving.engine import Engine
 from sagdeploy.serving.local import LocalEngine
 from sagdeploy.serving.runtime import providers
 from sagdeploy.serving.triton import TritonEngine
-from sagdeploy.slides.library import library_version
-
-OPENSLIDE_FLOOR = (4, 0, 1)
-"""Older ones write out of bounds on crafted files."""
+from sagdeploy.slides.library import check_library, library_version
 
 TRITON_FLOOR = (2, 69)
 """Server version of release 26.07, the first with the fixes published in 2026."""
@@ -53,8 +52,10 @@ def _python() -> Check:
 
 def _openslide() -> Check:
     found = library_version()
-    if tuple(int(part) for part in found.split(".")[:3]) < OPENSLIDE_FLOOR:
-        return Check("FAIL", "OpenSlide", found, "pip install -U openslide-bin", 3)
+    try:
+        check_library(found)
+    except MissingExtraError as error:
+        return _failed("OpenSlide", error)
     return Check("PASS", "OpenSlide", found)
 
 
@@ -98,13 +99,26 @@ def _model(engine: Engine, name: str) -> Check:
 
 def _server(server: str) -> Iterable[Check]:
     try:
-        engine = TritonEngine(server)
-        names = engine.models()
+        with closing(TritonEngine(server)) as engine:
+            return _served(engine, engine.models())
     except SagError as error:
         return [_failed("server", error)]
+
+
+def _served(engine: TritonEngine, names: Sequence[str]) -> Sequence[Check]:
+    triton = _triton(engine.server_version)
     if not names:
-        return [Check("FAIL", "server", engine.description, "it serves no model of sagdeploy", 5)]
-    return [_model(engine, name) for name in names]
+        fix = "it serves no model of sagdeploy"
+        return [triton, Check("FAIL", "server", engine.description, fix, 5)]
+    return [triton, *(_model(engine, name) for name in names)]
+
+
+def _triton(found: str) -> Check:
+    """Whether the server's version is one without known holes."""
+    if tuple(int(part) for part in re.findall(r"\d+", found)[:2]) < TRITON_FLOOR:
+        fix = "for development only: older than 26.07, so with known holes"
+        return Check("WARN", "Triton", found or "of no known version", fix)
+    return Check("PASS", "Triton", found)
 
 
 def _failed(name: str, error: SagError) -> Check:

@@ -24,8 +24,12 @@ class SagError(Exception):
 
     exit_code: ClassVar[int] = 1
 
-    def __init__(self, message: str, *, hint: str = "") -> None:
-        super().__init__(message)
+    def __init__(self, message: str, *, hint: str = "", place: str = "") -> None:
+        """hint: what to type next; place: a path or an address, for the terminal alone."""
+        super().__init__(f"{place}: {message}" if place else message)
+        self.message = message
+        """Without the place: what may be written into records."""
+
         self.hint = hint
 
 

@@ -14,8 +14,9 @@ import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from tempfile import NamedTemporaryFile, mkdtemp
+from tempfile import mkdtemp
 from typing import Any
+from uuid import uuid4
 
 from sagdeploy.errors import ConfigError, OutputError
 
@@ -30,14 +31,13 @@ SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 def write_whole(path: Path) -> Iterator[Path]:
     """A temporary path beside `path`, which takes its place when the block ends well.
 
+    Who may read it is for the umask to say, or for the block by `chmod`.
     Raises OutputError when the folder or the disk refuses.
     """
+    partial = path.with_name(f"{PARTIAL_PREFIX}{uuid4().hex}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with NamedTemporaryFile(
-            dir=path.parent, prefix=PARTIAL_PREFIX, suffix=path.suffix, delete=False
-        ) as file:
-            partial = Path(file.name)
+        partial.touch(exist_ok=False)
     except OSError as error:
         raise _unwritable(path, error) from error
     try:
@@ -75,7 +75,10 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     except OSError as error:
         raise _unwritable(folder, error) from error
     finally:
-        _settle(work)
+        try:
+            _settle(work)
+        finally:  # where a signal came meanwhile
+            _settle(work)
 
 
 def sweep(folder: Path) -> None:
@@ -93,7 +96,7 @@ def sweep(folder: Path) -> None:
         raise _unwritable(folder, error) from error
 
 
-def write_bytes(path: Path, data: bytes) -> None:
+def write_bytes(path: Path, data: bytes | memoryview) -> None:
     """Write `data` to `path`, whole or not at all."""
     with write_whole(path) as partial:
         partial.write_bytes(data)
@@ -138,7 +141,6 @@ def name_from(text: str) -> str:
 def _publish(partial: Path, path: Path) -> None:
     with partial.open("rb") as file:
         os.fsync(file.fileno())
-    partial.chmod(0o644)
     os.replace(partial, path)
     _flush_folder(path.parent)
 

@@ -151,8 +151,11 @@ def diagnosis_name(model: str) -> str:
     return f"{model}_diagnosis"
 
 
-def parse_manifest(text: str, where: str) -> Manifest:
-    """The manifest in `text`; ModelError names `where` it was found and what is wrong."""
+def parse_manifest(text: str, where: str, *, place: str = "") -> Manifest:
+    """The manifest in `text`; ModelError names `where` it was found and what is wrong.
+
+    place: a path or an address, which errors tell the terminal alone
+    """
     try:
         return Manifest.model_validate_json(text)
     except (ValidationError, ConfigError) as error:
@@ -160,4 +163,5 @@ def parse_manifest(text: str, where: str) -> Manifest:
         raise ModelError(
             f"{where}: the manifest is not one this sagdeploy reads: {problem}",
             hint="export the model again, or update sagdeploy",
+            place=place,
         ) from error

@@ -9,14 +9,15 @@ from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
-from sagdeploy.errors import OutputError
+from sagdeploy.errors import OutputError, SlideError
 from sagdeploy.files import sha256_of
 from sagdeploy.manifest import Manifest
 from sagdeploy.pipeline.inputs import SlideInput
-from sagdeploy.pipeline.predict import PredictOptions, hash_slide
+from sagdeploy.pipeline.predict import PredictOptions
 from sagdeploy.report.findings import parameters_of
 from sagdeploy.report.folder import RECORD, is_free, is_whole, read_record
 from sagdeploy.report.record import PredictionRecord, digest
+from sagdeploy.slides.source import hash_slide, size_of
 
 SHOWN = 3
 """Of the slides whose results do not fit; the others are counted."""
@@ -116,10 +117,16 @@ def check_one_kind(
 def _is_outdated(
     record: PredictionRecord, slide: SlideInput, manifest: Manifest, options: PredictOptions
 ) -> bool:
-    """Whether a record is of a failure, of another kind, or of a slide of another size."""
+    """Whether a record is of a failure, of another kind, or of a slide of another size, or of none.
+
+    A slide that cannot be looked at is none: what is the matter with it is its own outcome.
+    """
     if record.slide is None or list(_differences(record, manifest, options)):
         return True
-    return not slide.path.is_file() or slide.path.stat().st_size != record.slide.size_bytes
+    try:
+        return size_of(slide.path) != record.slide.size_bytes
+    except SlideError:
+        return True
 
 
 def _differences(

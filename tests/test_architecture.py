@@ -21,7 +21,8 @@ slides.decoder
 slides.nursery slides.nursing
 slides.decoding
 slides.isolation
-slides.tissue slides.deepzoom
+slides.tissue slides.deepzoom slides.dicom
+slides.cutting slides.source
 slides.lattice slides.tiff
 slides.outline slides.textures slides.pyramid
 slides.anatomy slides.artefacts
@@ -35,7 +36,8 @@ bags.rows
 bags.cohort bags.camelyon16
 bags.tables
 manifest
-bags.bag bags.card
+bags.bag
+bags.bagfile bags.card
 bags.interchange
 serving.engine serving.model_config serving.patience
 serving.ensemble serving.runtime serving.transport
@@ -47,7 +49,7 @@ serving.server
 pipeline.outcome pipeline.inputs pipeline.run pipeline.flow pipeline.versions pipeline.cautions
 pipeline.stream
 pipeline.diagnose pipeline.detection pipeline.journal pipeline.cluster
-pipeline.heuristic
+pipeline.heuristic pipeline.bagging
 pipeline.describe pipeline.extract pipeline.guide pipeline.synth pipeline.predict
 report.scale
 report.record report.regions
@@ -106,7 +108,7 @@ DOORS = {
     "skimage": {"guidance.detection"},
     "shapely": {"guidance."},
     "defusedxml": {"guidance.outlines"},
-    "h5py": {"bags.bag"},
+    "h5py": {"bags.bagfile"},
     "google": {"serving.model_config"},
     "onnxruntime": {"serving.runtime", "serving.backend.model", "export.precision"},
     "tritonclient": {"serving.kserve", "serving.model_config"},

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -112,4 +113,33 @@ def test_sweeping_touches_nothing_that_has_its_name(tmp_path: Path) -> None:
     (tmp_path / ".partial-y.csv").touch()
     (tmp_path / ".partial-z").symlink_to(tmp_path / "results")
     sweep(tmp_path)
+    assert os.listdir(tmp_path) == ["results"]
+
+
+@pytest.mark.parametrize(("mask", "file_mode"), [(0o077, 0o600), (0o027, 0o640), (0o002, 0o664)])
+def test_who_may_read_is_for_the_umask_to_say(mask: int, file_mode: int, tmp_path: Path) -> None:
+    before = os.umask(mask)
+    try:
+        write_bytes(tmp_path / "new" / "a.json", b"")
+        with whole_folder(tmp_path / "results") as partial:
+            write_bytes(partial / "a.json", b"")
+    finally:
+        os.umask(before)
+    for folder in ("new", "results"):
+        assert (tmp_path / folder).stat().st_mode & 0o777 == 0o777 & ~mask
+        assert (tmp_path / folder / "a.json").stat().st_mode & 0o777 == file_mode
+
+
+def test_a_signal_while_a_folder_is_tidied_up_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rmtree = shutil.rmtree
+
+    def interrupt(*_: object, **__: object) -> None:
+        monkeypatch.setattr(shutil, "rmtree", rmtree)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shutil, "rmtree", interrupt)
+    with pytest.raises(KeyboardInterrupt), whole_folder(tmp_path / "results"):
+        pass
     assert os.listdir(tmp_path) == ["results"]

@@ -20,6 +20,7 @@ from sagdeploy.pipeline.versions import ModelChoice
 from sagdeploy.report.record import PredictionRecord
 from sagdeploy.serving.local import LocalEngine
 from sagdeploy.slides.synthetic import SlideSpec, paint_slide
+from tests import dicom
 
 SMALL = (640, 470)
 
@@ -138,6 +139,30 @@ def test_another_content_of_the_slide_is_another_result(
     assert redone(result) == ["a"] or result.outcomes[0].status == "failed"
 
 
+def test_another_content_of_any_file_of_a_slide_is_another_result(
+    folder: Path, engine: LocalEngine, shared_data: Path
+) -> None:
+    whole, half = dicom.write_series(folder / "series", shared_data / "slides" / dicom.NAME)
+    slides = [SlideInput("d", whole)]
+    batch = Batch(engine, ModelChoice("sag"), folder / "series-out", PredictOptions(0.5))
+    assert redone(predict_batch(slides, batch)) == ["d"]
+    assert redone(predict_batch(slides, batch)) == []
+    data = bytearray(half.read_bytes())
+    data[-20] ^= 1
+    half.write_bytes(data)
+    assert redone(predict_batch(slides, batch)) == ["d"]
+
+
+def test_a_slide_that_cannot_be_looked_at_stops_no_other(folder: Path, engine: LocalEngine) -> None:
+    """`b` has results, but its path is now one that the system refuses to look at."""
+    hidden = SlideInput("b", folder / ("x" * 300) / "b.tiff")
+    slides = [SlideInput("a", folder / "a.tiff"), hidden]
+    batch = Batch(engine, ModelChoice("sag"), folder / "out", PredictOptions())
+    result = predict_batch(slides, batch)
+    assert [outcome.status for outcome in result.outcomes] == ["done", "failed"]
+    assert result.outcomes[1].message.startswith("File name too long")
+
+
 def test_results_of_other_parameters_are_refused_or_replaced(
     folder: Path, engine: LocalEngine
 ) -> None:
@@ -178,6 +203,19 @@ def test_slides_of_earlier_runs_keep_their_rows(folder: Path, engine: LocalEngin
     table = (folder / "out/predictions.csv").read_text().splitlines()
     assert [row.split(",")[0] for row in table] == ["slide_id", "c", "a", "b"]
     assert verify(folder / "out").findings == ()
+
+
+def test_results_of_earlier_runs_are_read_once(folder: Path, engine: LocalEngine) -> None:
+    paint_slide(folder / "c.tiff", SlideSpec(seed=3, size_l0=SMALL, grade=1.0))
+    batch = Batch(engine, ModelChoice("sag"), folder / "out", PredictOptions())
+
+    def take_away(outcome: SlideOutcome) -> SlideOutcome:
+        shutil.rmtree(folder / "out/a")  # so that no later reading would find it
+        return outcome
+
+    predict_batch([SlideInput("c", folder / "c.tiff")], batch, report=take_away)
+    table = (folder / "out/predictions.csv").read_text().splitlines()
+    assert [row.split(",")[0] for row in table] == ["slide_id", "c", "a", "b"]
 
 
 def test_a_folder_that_is_not_ours_is_not_replaced(folder: Path, engine: LocalEngine) -> None:

@@ -6,9 +6,9 @@ import torch
 
 from sagdeploy.export.extractor import ExtractorSource, prepare_extractor
 from sagdeploy.export.graph import export_diagnosis
-from sagdeploy.export.parity import measure_parity
+from sagdeploy.export.parity import BAG_TILES, diagnosis_parity
 from sagdeploy.export.repository import publish
-from sagdeploy.manifest import ManifestDraft, ModelCard
+from sagdeploy.manifest import ManifestDraft, ModelCard, Parity
 from sagdeploy.models.registry import build_model
 from sagdeploy.pipeline.extract import EXTRACTOR_FILE
 from sagdeploy.slides.tiling import TilePlan
@@ -42,9 +42,7 @@ def publish_untrained(repository: Path, scratch: Path, name: str = "sag") -> int
             slides={},
             validation={},
         ),
-        parity=measure_parity(
-            extractor=None, extractor_onnx=extractor, model=model, diagnosis_onnx=diagnosis
-        ),
+        parity=Parity(tiles=BAG_TILES, extractor=(), diagnosis=diagnosis_parity(model, diagnosis)),
         software={},
     )
     return publish(repository, draft, extractor_onnx=extractor, diagnosis_onnx=diagnosis)

@@ -44,6 +44,9 @@ WAY = {
 }
 """What each command does, in the order in which they are come to."""
 
+RESUMING = {"extract", "train", "predict"}
+"""Commands that keep what they have done, and go on with the rest."""
+
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,  # plain help: at once on the screen, and the same in the documentation
@@ -118,11 +121,16 @@ def run(arguments: list[str]) -> int:
     except typer.TyperException as error:
         return _fail_usage(error)
     except (KeyboardInterrupt, typer.Abort):
-        return _say("interrupted; the same command resumes", INTERRUPTED)
+        return _say(f"interrupted{_way_on(arguments)}", INTERRUPTED)
     except _TerminatedError:
-        return _say("terminated; the same command resumes", TERMINATED)
+        return _say(f"terminated{_way_on(arguments)}", TERMINATED)
     except Exception as error:
         return _fail(error, debug)
+
+
+def _way_on(arguments: list[str]) -> str:
+    command = next((argument for argument in arguments if not argument.startswith("-")), "")
+    return "; the same command resumes" if command in RESUMING else ""
 
 
 def _fail(error: Exception, debug: bool) -> int:

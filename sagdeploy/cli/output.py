@@ -1,4 +1,4 @@
-"""What the command line shows: results on stdout, progress and messages on stderr."""
+"""What the command line shows: results on stdout, progress, messages and errors on stderr."""
 
 import sys
 import threading
@@ -33,6 +33,8 @@ if TYPE_CHECKING:  # these import torch, which a client need not have
 
 stdout = Console(highlight=False, soft_wrap=True)
 stderr = Console(highlight=False, soft_wrap=True, stderr=True)
+errors = Console(highlight=False, soft_wrap=True, stderr=True)
+"""Not silent with --quiet."""
 
 STYLES = {
     **{"done": "green", "not_analysable": "yellow", "failed": "red"},
@@ -69,7 +71,7 @@ def show_failures(outcomes: Sequence[SlideOutcome]) -> None:
             table.add_column(column, overflow="fold")
         for outcome in failed:
             table.add_row(escape(outcome.slide_id), str(outcome.exit_code), escape(outcome.message))
-        stderr.print(table)
+        errors.print(table)
 
 
 def say_left_out(cohort: Cohort) -> None:
@@ -82,7 +84,12 @@ class _Bar:
     """A progress bar on a terminal, and nothing elsewhere."""
 
     def __init__(self, *columns: ProgressColumn, **fields: Any) -> None:
-        self._bar = Progress(*columns, console=stderr, disable=not stderr.is_terminal)
+        self._bar = Progress(
+            *columns,
+            console=stderr,
+            disable=not stderr.is_terminal,
+            redirect_stdout=sys.stdout.isatty(),  # or results would not reach their file
+        )
         self._task = self._bar.add_task("", total=None, **fields)
 
     def __enter__(self) -> Self:
@@ -99,12 +106,13 @@ class _Bar:
 
 
 class SlideProgress(_Bar):
-    """Progress over slides: a line for each that is done, and on a terminal a bar below.
+    """Progress over slides: a line for each that ended, and on a terminal a bar below.
 
     At the end it says how long they took.
+    results: whether the line of a slide that is done is a result, and not progress
     """
 
-    def __init__(self, title: str, slides: int) -> None:
+    def __init__(self, title: str, slides: int, *, results: bool = False) -> None:
         super().__init__(
             TextColumn(title),
             BarColumn(),
@@ -114,6 +122,7 @@ class SlideProgress(_Bar):
             rate="",
         )
         self._slides = slides
+        self._results = results
         self._done = 0
         self._tiles = 0
         self._begun = time.monotonic()
@@ -150,10 +159,12 @@ class SlideProgress(_Bar):
         self._done += 1
         self.count(self._done, self._slides)
         style = STYLES[outcome.status]
-        stderr.print(
-            f"[{self._done}/{self._slides}]".replace("[", r"\["),
-            f"{escape(outcome.slide_id)}: [{style}]{escape(outcome.message)}[/]",
-        )
+        line = f"{escape(outcome.slide_id)}: [{style}]{escape(outcome.message)}[/]"
+        if outcome.status == "done" and self._results:
+            stdout.print(line)
+        else:
+            console = stderr if outcome.status == "done" else errors
+            console.print(rf"\[{self._done}/{self._slides}]", line)
         return outcome
 
 

@@ -70,7 +70,7 @@ def predict(
         batch = Batch(engine, choice, out, options, overwrite, fail_fast)
         with (
             spread_over(workers, scheduler) as spread,
-            SlideProgress("slides", len(slides)) as progress,
+            SlideProgress("slides", len(slides), results=not json) as progress,
         ):
             result = predict_batch(
                 slides,

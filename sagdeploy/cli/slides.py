@@ -110,6 +110,7 @@ def extract(
     from sagdeploy.pipeline.cluster import spread_over
     from sagdeploy.pipeline.extract import extract_cohort, served_extraction
     from sagdeploy.pipeline.inputs import named_cohort
+    from sagdeploy.pipeline.journal import sole_writer
     from sagdeploy.slides.tiling import TilePlan
 
     if scheduler:  # its workers have other working folders
@@ -118,13 +119,14 @@ def extract(
     tiles = TilePlan(plan, tuple(mpp or (0.5,)), tile_px, min_tissue, tuple(grid or ()))
     if server and weights:
         raise ConfigError("--weights are for an extractor in this process, not for a --server's")
-    if server:
-        work = served_extraction(server, extractor, out, tiles, trust_mpp=trust_mpp)
-    else:
-        from sagdeploy.export.extractor import ExtractorSource, local_extraction  # needs torch
+    with sole_writer(out):  # of two that begin at once, one would leave its extractor, one its card
+        if server:
+            work = served_extraction(server, extractor, out, tiles, trust_mpp=trust_mpp)
+        else:
+            from sagdeploy.export.extractor import ExtractorSource, local_extraction  # needs torch
 
-        source = ExtractorSource(extractor, weights, mean, std, tile_px)
-        work = local_extraction(source, out, tiles, trust_mpp=trust_mpp)
+            source = ExtractorSource(extractor, weights, mean, std, tile_px)
+            work = local_extraction(source, out, tiles, trust_mpp=trust_mpp)
     say(f"extractor {work.card.name}: {work.card.weights}")
     with (
         closing(work.engine),

@@ -37,14 +37,14 @@ def centre_channels(model: onnx.ModelProto, tiles: Batches, scratch: Path) -> No
     scratch: where a file may be written, and left
     """
     weights = {each.name: each for each in model.graph.initializer}
-    convolutions = [conv for conv in before_norms(model.graph) if conv.input[1] in weights]
+    convolutions = [conv for conv in before_norms(model.graph) if weights.keys() >= _stored(conv)]
     if not convolutions:
         return
     names = [conv.output[0] for conv in convolutions]
     for conv, seen in zip(convolutions, _channels(model, names, tiles, scratch), strict=True):
         stretch = np.where(seen.deviation > STEADY, 1 / np.maximum(seen.deviation, STEADY), 1.0)
         weight = numpy_helper.to_array(weights[conv.input[1]])
-        bias = numpy_helper.to_array(weights[conv.input[2]]) if len(conv.input) > 2 else 0.0
+        bias = numpy_helper.to_array(weights[conv.input[2]]) if any(conv.input[2:]) else 0.0
         moved = {
             "weight": weight * stretch.reshape(-1, *[1] * (weight.ndim - 1)),
             "bias": stretch * (bias - seen.mean),
@@ -66,6 +66,11 @@ def before_norms(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
     for node in graph.node:
         if node.op_type == "Conv" and readers.get(node.output[0]) == {"InstanceNormalization"}:
             yield node
+
+
+def _stored(conv: onnx.NodeProto) -> set[str]:
+    """Names of a convolution's weights, and of its bias where it has one: it may be left empty."""
+    return set(filter(None, conv.input[1:]))
 
 
 def _channels(

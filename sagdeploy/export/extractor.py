@@ -11,10 +11,8 @@ from sagdeploy.export.wrap import IMAGENET_MEAN, IMAGENET_STD, wrap_onnx
 from sagdeploy.files import name_from, sha256_of
 from sagdeploy.manifest import ExtractorCard
 from sagdeploy.models.extractors import IMAGENET, IMAGENET_URL, RECIPES, build_extractor
-from sagdeploy.pipeline.extract import (
-    EXTRACTOR_FILE,
-    Extraction,
-)
+from sagdeploy.pipeline.bagging import Extraction
+from sagdeploy.pipeline.extract import EXTRACTOR_FILE
 from sagdeploy.serving.local import FileEngine
 from sagdeploy.serving.runtime import extractor_card
 from sagdeploy.slides.tiling import TilePlan
@@ -46,6 +44,7 @@ class ExtractorSource:
 def prepare_extractor(source: ExtractorSource, bags: Path) -> ExtractorCard:
     """Write the extractor and its card into the folder of the bags, unless they are there.
 
+    Whoever shares the folder holds `sole_writer` of it meanwhile.
     Raises BagError where the folder holds bags of another extractor.
     """
     if (bags / CARD_FILE).exists() and (card := read_card(bags)):
@@ -65,7 +64,8 @@ def local_extraction(
 ) -> Extraction:
     """An extraction in this process, by an extractor that is written beside the bags."""
     card = prepare_extractor(source, bags)
-    return Extraction(FileEngine(bags / EXTRACTOR_FILE), card.name, card, plan, trust_mpp)
+    engine = FileEngine(bags / EXTRACTOR_FILE, card.sha256 or None)
+    return Extraction(engine, card.name, card, plan, trust_mpp)
 
 
 def _of_ours(source: ExtractorSource, bags: Path) -> ExtractorCard:

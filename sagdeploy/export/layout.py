@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import mkdtemp
 
-from sagdeploy.files import PARTIAL_PREFIX, sha256_of, write_json
+from sagdeploy.files import PARTIAL_PREFIX, sha256_of, write_json, write_whole
 from sagdeploy.manifest import Manifest, diagnosis_name, extractor_name
-from sagdeploy.serving.model_config import FILE_NAME, ModelConfig, read_config
+from sagdeploy.serving.model_config import FILE_NAME, ModelConfig, config_text, read_config
 
 log = logging.getLogger(__name__)
 
 GRAPH_NAME = "model.onnx"
+FOLDER_MODE, FILE_MODE = 0o755, 0o644
+"""A server that runs as another user can read it, whatever the umask."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +94,17 @@ def sweep(place: Place) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """A folder that another user's server can read, whatever the umask."""
+    """A folder in FOLDER_MODE, unless it is there."""
     if not path.exists():
         path.mkdir(parents=True, exist_ok=True)  # another writer may be as far as this one
-        path.chmod(0o755)
+        path.chmod(FOLDER_MODE)
+
+
+def write_config(model: Path, config: ModelConfig) -> None:
+    """Write or replace a model's configuration, in FILE_MODE, in one step."""
+    with write_whole(model / FILE_NAME) as partial:
+        partial.write_text(config_text(config), encoding="utf-8")
+        partial.chmod(FILE_MODE)
 
 
 def add_version(model: Path, number: int, graph: Path | None, *, link: bool = False) -> None:
@@ -105,10 +114,10 @@ def add_version(model: Path, number: int, graph: Path | None, *, link: bool = Fa
     """
     make_folder(model)
     partial = Path(mkdtemp(dir=model, prefix=PARTIAL_PREFIX))
-    partial.chmod(0o755)
+    partial.chmod(FOLDER_MODE)
     if graph is not None and not (link and _linked(graph, partial / GRAPH_NAME)):
         shutil.copyfile(graph, partial / GRAPH_NAME)
-        (partial / GRAPH_NAME).chmod(0o644)
+        (partial / GRAPH_NAME).chmod(FILE_MODE)
         _flush(partial / GRAPH_NAME)
     _flush(partial)
     os.rename(partial, model / str(number))

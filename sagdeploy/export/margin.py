@@ -148,6 +148,7 @@ def _change(pair: Pair, row: CohortSlide, centre: Features) -> SlideChange:
             )
         return np.concatenate(features, axis=1)  # (n, 2E)
 
+    assert row.label is not None  # training refuses tables without labels
     with cut(row, pair.plan) as found:
         streamed = [stream_features(found.slide, level, both) for level in found.tiles]
     whole, reduced = zip(*(np.split(level, 2, axis=1) for level in streamed), strict=True)
@@ -159,7 +160,7 @@ def _change(pair: Pair, row: CohortSlide, centre: Features) -> SlideChange:
         ),
         ranks=tuple(rank_correlation(ours[name], theirs[name]) for name in maps),
         probabilities=np.stack([ours["probabilities"], theirs["probabilities"]]).astype(np.float64),
-        label=pair.classes.index(row.label) if row.label else 0,
+        label=pair.classes.index(row.label),
     )
 
 

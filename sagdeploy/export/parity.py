@@ -10,7 +10,6 @@ from torch import nn
 
 from sagdeploy.errors import ExportError
 from sagdeploy.export.graph import DiagnosisGraph, on_cpu
-from sagdeploy.manifest import Parity
 from sagdeploy.serving.runtime import PROBE_PX, Graph, load_graph
 
 BAG_TILES = (1, 7, 500)
@@ -24,25 +23,10 @@ TOLERANCE = 1e-4
 Array = NDArray[np.float32] | NDArray[np.uint8]
 
 
-def measure_parity(
-    *,
-    extractor: nn.Module | None,
-    extractor_onnx: Path,
-    model: nn.Module,
-    diagnosis_onnx: Path,
-    temperature: float = 1.0,
-) -> Parity:
-    """Largest differences on seeded bags; ExportError where one is above TOLERANCE.
-
-    extractor: None where it came as ONNX, so that there is nothing to compare it with
-    """
-    diagnosis = load_graph(diagnosis_onnx, threads=0)
-    of_diagnosis = _of_diagnosis(DiagnosisGraph(model, temperature), diagnosis)
-    return Parity(
-        tiles=BAG_TILES,
-        extractor=extractor_parity(extractor, extractor_onnx) if extractor else (),
-        diagnosis=_refused_above("diagnosis", of_diagnosis),
-    )
+def diagnosis_parity(model: nn.Module, onnx: Path, temperature: float = 1.0) -> tuple[float, ...]:
+    """Largest difference on each seeded bag; ExportError where one is above TOLERANCE."""
+    graph = load_graph(onnx, threads=0)
+    return _refused_above("diagnosis", _of_diagnosis(DiagnosisGraph(model, temperature), graph))
 
 
 def extractor_parity(extractor: nn.Module, onnx: Path) -> tuple[float, ...]:

@@ -13,11 +13,18 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from sagdeploy.errors import ConfigError, ModelError, OutputError, RepositoryError
-from sagdeploy.export.layout import Place, add_version, announce, make_folder, sweep
-from sagdeploy.files import check_name, sha256_of, write_bytes
+from sagdeploy.export.layout import (
+    Place,
+    add_version,
+    announce,
+    make_folder,
+    sweep,
+    write_config,
+)
+from sagdeploy.files import check_name, sha256_of
 from sagdeploy.manifest import Manifest, ManifestDraft, diagnosis_name, extractor_name
 from sagdeploy.serving.ensemble import diagnosis_config, ensemble_config, extractor_config
-from sagdeploy.serving.model_config import FILE_NAME, ModelConfig, config_text, read_config
+from sagdeploy.serving.model_config import FILE_NAME, ModelConfig, read_config
 
 log = logging.getLogger(__name__)
 
@@ -72,13 +79,9 @@ def _write(place: Place, manifest: Manifest, extractor_onnx: Path, diagnosis_onn
     add_version(place.diagnosis, number, diagnosis_onnx)
     add_version(place.ensemble, number, None)
     if published is None:
-        _write_config(place.extractor, extractor_config(manifest))
-        _write_config(place.diagnosis, diagnosis_config(manifest))
-    _write_config(place.ensemble, ensemble_config(manifest, published))
-
-
-def _write_config(folder: Path, config: ModelConfig) -> None:
-    write_bytes(folder / FILE_NAME, config_text(config).encode())
+        write_config(place.extractor, extractor_config(manifest))
+        write_config(place.diagnosis, diagnosis_config(manifest))
+    write_config(place.ensemble, ensemble_config(manifest, published))
 
 
 def _manifest(draft: ManifestDraft, number: int, diagnosis_onnx: Path) -> Manifest:

@@ -8,7 +8,7 @@ from torch import nn
 
 from sagdeploy.errors import ExportError
 from sagdeploy.export.graph import attention_maps, export_diagnosis
-from sagdeploy.export.parity import measure_parity
+from sagdeploy.export.parity import BAG_TILES, diagnosis_parity
 from sagdeploy.export.reduction import Reduced, Reduction, Trained, reduce_extractor
 from sagdeploy.export.repository import publish
 from sagdeploy.manifest import ManifestDraft, ModelCard, Parity
@@ -65,12 +65,10 @@ def export_run(
             features=record.extractor.features,
             temperature=result.temperature,
         )
-        parity = measure_parity(
-            extractor=None,
-            extractor_onnx=extractor_onnx,
-            model=model,
-            diagnosis_onnx=diagnosis_onnx,
-            temperature=result.temperature,
+        parity = Parity(
+            tiles=BAG_TILES,
+            extractor=record.extractor.parity,
+            diagnosis=diagnosis_parity(model, diagnosis_onnx, result.temperature),
         )
         draft = _draft(name, plan, record, result, model, parity)
         if reduction is not None:
@@ -129,7 +127,7 @@ def _draft(
             slides=record.slides,
             validation=result.validation,
         ),
-        parity=parity.model_copy(update={"extractor": record.extractor.parity}),
+        parity=parity,
         software=software_versions(),
     )
 

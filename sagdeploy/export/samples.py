@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sagdeploy.bags.cohort import CohortSlide
+from sagdeploy.slides.cutting import tiles_of
 from sagdeploy.slides.isolation import open_isolated
 from sagdeploy.slides.slide import Slide
-from sagdeploy.slides.tiling import TilePlan, Tiles, coverage, plan_tiles
+from sagdeploy.slides.tiling import TilePlan, Tiles
 from sagdeploy.slides.tissue import TissueMask, find_tissue
 
 SLIDES = 16
@@ -47,16 +48,9 @@ def cut(row: CohortSlide, plan: TilePlan) -> Iterator[CutSlide]:
     Its scale is taken as it was when its bag was made: on trust.
     """
     with open_isolated(row.located()) as slide:
-        mpp = slide.resolve_mpp(override=row.mpp, source="cohort", trust=True)
-        tissue = find_tissue(slide)
-        tiles = plan_tiles(
-            plan,
-            size_l0=slide.size_l0,
-            bounds_l0=slide.bounds_l0,
-            slide_mpp=mpp.value,
-            mask=tissue.mask,
-            name=slide.name,
-        )
+        mpp = slide.resolve_mpp(override=row.mpp, source="cohort", trust=True).value
+        tissue = find_tissue(slide, mpp)
+        tiles = tiles_of(slide, tissue, plan, mpp=mpp)
         yield CutSlide(slide, tiles, tissue)
 
 
@@ -76,8 +70,7 @@ def _some(tiles: Tiles, found: CutSlide, rng: np.random.Generator) -> NDArray[np
     """Which few of the tiles, on tissue where enough are."""
     width, height = tiles.size_px
     count = min(TILES_A_SLIDE, max(1, SLIDE_BYTES // (3 * width * height)), len(tiles))
-    share = coverage(found.tissue.mask, tiles.xy_l0, tiles.size_l0, found.slide.size_l0)
-    on_tissue = np.flatnonzero(share >= TISSUE)
+    on_tissue = np.flatnonzero(found.tissue.coverage(tiles) >= TISSUE)
     among = on_tissue if len(on_tissue) >= count else np.arange(len(tiles))
     return np.sort(rng.choice(among, count, replace=False))
 

@@ -31,12 +31,11 @@ def wrap_onnx(
     *,
     mean: tuple[float, float, float] = IMAGENET_MEAN,
     std: tuple[float, float, float] = IMAGENET_STD,
-    scale: float = 1 / 255,
     tile_px: int | None = None,
 ) -> Path:
     """Write `source` as an extractor from `tiles` uint8 (N, H, W, 3) to `features` (N, E).
 
-    A float32 (N, 3, H, W) graph gets its preprocessing in front, `(tile * scale - mean) / std`.
+    A float32 (N, 3, H, W) graph gets its preprocessing in front, `(tile / 255 - mean) / std`.
     A uint8 (N, H, W, 3) one has it already, and stays as it is but for its names.
 
     tile_px: side of the tiles, where the graph would take any
@@ -52,7 +51,7 @@ def wrap_onnx(
         return target
     joined = compose.add_prefix(model, INNER)
     if image.dtype == "float32":
-        _put_front(joined.graph, image.name, np.array(mean) / scale, np.array(std) / scale)
+        _put_front(joined.graph, image.name, 255 * np.array(mean), 255 * np.array(std))
     else:
         joined.graph.node.insert(0, helper.make_node("Identity", ["tiles"], [INNER + image.name]))
     joined.graph.node.append(

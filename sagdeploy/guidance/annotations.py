@@ -59,14 +59,15 @@ def read_annotations(path: Path) -> Annotations:
     parse = PARSERS.get(path.suffix.lower())
     if parse is None:
         raise AnnotationError(
-            f"{path}: annotations of type {path.suffix or 'no suffix'!r} are not known",
+            f"annotations of type {path.suffix or 'no suffix'!r} are not known",
             hint="export them as ASAP .xml or QuPath .geojson",
+            place=str(path),
         )
     try:
         outlines, skipped = parse(read_capped(path))
     except AnnotationError as error:
         hint = error.hint or "export the annotations of this slide again"
-        raise AnnotationError(f"{path}: {error}", hint=hint) from error
+        raise AnnotationError(f"annotations: {error}", hint=hint, place=str(path)) from error
     if skipped:
         logger.warning("%s: %d objects enclose no region and were left out", path.name, skipped)
     return Annotations(
@@ -120,7 +121,9 @@ def write_asap(path: Path, polygons: Iterable[Polygon] | MultiPolygon) -> None:
     holes = [ring for part in regions.geoms for ring in part.interiors]
     if join(Polygon(ring) for ring in holes).intersection(regions).area > 0:
         raise AnnotationError(
-            f"{path}: ASAP's groups cannot hold a region inside a hole", hint="write .geojson"
+            "ASAP's groups cannot hold a region inside a hole",
+            hint="write .geojson",
+            place=str(path),
         )
     drawn = [*(("_0", ring) for ring in shells), *(("_2", ring) for ring in holes)]
     body = "".join(_asap_annotation(index, *item) for index, item in enumerate(drawn))

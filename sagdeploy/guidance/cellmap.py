@@ -40,9 +40,10 @@ def read_cell_map(path: Path, *, size_l0: tuple[int, int], slide_mpp: float) -> 
     if (np.abs(map_px / slide_px - 1) > LARGEST_ERROR).any():
         width, height = map_px.tolist()
         raise AnnotationError(
-            f"{path}: {width} x {height} px, where the slide at 10x has "
+            f"a cell map of {width} x {height} px, where the slide at 10x has "
             f"{slide_px[0]:.0f} x {slide_px[1]:.0f}",
             hint="save the map of the whole slide, at 1 micron per pixel",
+            place=str(path),
         )
     stretched: NDArray[np.float64] = xy_px * (np.array(size_l0) / map_px)
     return stretched

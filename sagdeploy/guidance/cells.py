@@ -20,6 +20,9 @@ from sagdeploy.guidance.outlines import features, point_l0
 COLUMNS = (("x_l0", "y_l0"), ("x", "y"))
 """Names of the two columns that place a cell, in order of preference."""
 
+EPS_UM, MIN_CELLS = 20.0, 5
+"""How near neighbours are, and how many make a cluster go on, a cell itself among them."""
+
 CELL_RADIUS_UM = 5.0
 """Half the width given to cells in a row, which have no hull: about that of a nucleus."""
 
@@ -35,7 +38,7 @@ def read_cells(path: Path) -> NDArray[np.float64]:
         points = list(_csv_points(data) if path.suffix.lower() == ".csv" else _points(data))
     except AnnotationError as error:
         hint = error.hint or "save it as a CSV with columns x_l0,y_l0, or as GeoJSON points"
-        raise AnnotationError(f"{path}: {error}", hint=hint) from error
+        raise AnnotationError(f"cells: {error}", hint=hint, place=str(path)) from error
     return np.array(points, np.float64).reshape(-1, 2)
 
 
@@ -43,20 +46,16 @@ def cell_regions(
     xy_l0: NDArray[np.float64],
     *,
     slide_mpp: float,
-    eps_px: float = 20.0,
-    min_samples: int = 5,
-    mpp: float = 1.0,
 ) -> Annotations:
     """Convex hulls of the clusters of cells, without the cells that stand alone.
 
-    xy_l0:  (N, 2) centres, level-0 pixels of a slide scanned at `slide_mpp`
-    eps_px: how near neighbours are, in pixels of `mpp`
+    xy_l0: (N, 2) centres, level-0 pixels of a slide scanned at `slide_mpp`
     Cells in one straight line get the width of a nucleus, not none: melanocytes in a row
     along the skin's basal layer are a finding. MissingExtraError without scikit-learn.
     """
     if len(xy_l0) == 0:
         return Annotations(shapely.MultiPolygon())
-    clusters = _clusters(xy_l0, eps_l0=eps_px * mpp / slide_mpp, min_samples=min_samples)
+    clusters = _clusters(xy_l0, eps_l0=EPS_UM / slide_mpp)
     hulls = [
         _hull(xy_l0[clusters == cluster], radius_l0=CELL_RADIUS_UM / slide_mpp)
         for cluster in range(clusters.max() + 1)
@@ -64,7 +63,7 @@ def cell_regions(
     return Annotations(join(hulls))
 
 
-def _clusters(xy_l0: NDArray[np.float64], *, eps_l0: float, min_samples: int) -> NDArray[np.int64]:
+def _clusters(xy_l0: NDArray[np.float64], *, eps_l0: float) -> NDArray[np.int64]:
     """Cluster of each cell, (N,); -1 for cells in none."""
     try:
         from sklearn.cluster import DBSCAN  # only training has it
@@ -72,7 +71,7 @@ def _clusters(xy_l0: NDArray[np.float64], *, eps_l0: float, min_samples: int) ->
         raise MissingExtraError(
             "clustering cells needs scikit-learn", hint="pip install 'sagdeploy[train]'"
         ) from error
-    labels: NDArray[np.int64] = DBSCAN(eps=eps_l0, min_samples=min_samples).fit_predict(xy_l0)
+    labels: NDArray[np.int64] = DBSCAN(eps=eps_l0, min_samples=MIN_CELLS).fit_predict(xy_l0)
     return labels
 
 

@@ -20,17 +20,23 @@ def read_mask(path: Path) -> NDArray[np.bool_]:
     """
     hint = "save the mask as a small 8-bit PNG, white where the region is"
     if not path.is_file():
-        raise AnnotationError(f"{path}: is no file", hint="mend the path in the cohort table")
+        raise AnnotationError(
+            "is no file", hint="mend the path in the cohort table", place=str(path)
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path, formats=("PNG", "TIFF")) as picture:
                 mode, values = picture.mode, np.asarray(picture.convert("L"))
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise AnnotationError(f"{path}: has too many pixels for a mask", hint=hint) from error
+        raise AnnotationError(
+            "has too many pixels for a mask", hint=hint, place=str(path)
+        ) from error
     except (OSError, SyntaxError, ValueError) as error:  # all that PIL raises for damaged files
-        raise AnnotationError(f"{path}: cannot be read as a mask: {error}", hint=hint) from error
+        raise AnnotationError(
+            f"cannot be read as a mask: {error}", hint=hint, place=str(path)
+        ) from error
     if mode[0] in "IF":
-        raise AnnotationError(f"{path}: holds pixels of more than 8 bits", hint=hint)
+        raise AnnotationError("holds pixels of more than 8 bits", hint=hint, place=str(path))
     white: NDArray[np.bool_] = values > (0 if values.max(initial=0) == 1 else 127)
     return white

@@ -30,8 +30,9 @@ def read_ndpa_cells(
     """
     if centre_offset_nm is None:
         raise AnnotationError(
-            f"{path}: the slide does not say where on the glass it lies",
+            "the slide does not say where on the glass it lies",
             hint="NDPA goes with an .ndpi slide; for another one save the cells as CSV",
+            place=str(path),
         )
     try:
         xy_nm = list(_marked(read_capped(path)))
@@ -48,7 +49,7 @@ def read_ndpa_cells(
         ]
     except AnnotationError as error:
         hint = error.hint or "save it once more in NDP.view"
-        raise AnnotationError(f"{path}: {error}", hint=hint) from error
+        raise AnnotationError(f"cells: {error}", hint=hint, place=str(path)) from error
     return np.array(points, np.float64).reshape(-1, 2)
 
 

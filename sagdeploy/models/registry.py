@@ -11,6 +11,7 @@ from sagdeploy.models.abmil import Abmil
 from sagdeploy.models.scatnet import ScAtNet
 
 Option = str | int | float | bool
+TYPES = (str, int, float, bool)
 MODELS: dict[str, Callable[..., nn.Module]] = {"abmil": Abmil, "scatnet": ScAtNet}
 
 
@@ -29,12 +30,13 @@ def build_model(
     ConfigError where there is no such model, or it does not take these arguments.
     """
     build = MODELS.get(name) or _imported(name)
-    arguments = {
-        "features": features,
-        "classes": classes,
-        "magnifications": magnifications,
-        **(options or {}),
-    }
+    sizes = {"features": features, "classes": classes, "magnifications": magnifications}
+    if given := sizes.keys() & (options or {}):
+        raise ConfigError(
+            f"model {name}: {', '.join(sorted(given))} cannot be an option",
+            hint="the bags and their labels say how many there are",
+        )
+    arguments = {**sizes, **(options or {})}
     parameters = inspect.signature(build).parameters
     try:
         inspect.signature(build).bind(**arguments)
@@ -42,7 +44,29 @@ def build_model(
         raise ConfigError(
             f"model {name}: {error}", hint=f"it takes {', '.join(parameters)}"
         ) from error
-    return build(**arguments)
+    _check_types(name, options or {}, parameters)
+    try:
+        return build(**arguments)
+    except (TypeError, ValueError, RuntimeError) as error:  # of PyTorch, or the user's own
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(
+            f"model {name}: cannot be built: {reason}",
+            hint="look at its options; --debug tells more",
+        ) from error
+
+
+def _check_types(
+    name: str, options: Mapping[str, Option], parameters: Mapping[str, inspect.Parameter]
+) -> None:
+    """ConfigError for an option of another type than its parameter says, where it says one."""
+    for option, value in options.items():
+        wanted = parameters[option].annotation if option in parameters else None
+        is_right = type(value) is wanted or (wanted is float and type(value) is int)
+        if wanted in TYPES and not is_right:
+            raise ConfigError(
+                f"model {name}: {option} is {value!r}, not of type {wanted.__name__}",
+                hint="mend it in the table model.options",
+            )
 
 
 def _imported(name: str) -> Callable[..., nn.Module]:

@@ -22,7 +22,7 @@ def describe_slide(path: Path, *, mpp: float | None, trust_mpp: bool) -> dict[st
             "objective_power": slide.objective_power,
             "levels": [list(level.size) for level in slide.levels],
             "bounds_l0": list(slide.bounds_l0),
-            **_tissue(slide),
+            **_tissue(slide, mpp),
         }
 
 
@@ -34,8 +34,16 @@ def _scale(slide: Slide, override: float | None, trust: bool) -> dict[str, objec
     return {"mpp": mpp.value, "mpp_source": mpp.source}
 
 
-def _tissue(slide: Slide) -> dict[str, object]:
+def _tissue(slide: Slide, override: float | None) -> dict[str, object]:
     try:
-        return {"tissue_share": round(find_tissue(slide).share, 4)}
+        return {"tissue_share": round(find_tissue(slide, _said_mpp(slide, override)).share, 4)}
     except NotAnalysableError as error:
         return {"tissue_share": 0.0, "tissue_problem": one_line(error)}
+
+
+def _said_mpp(slide: Slide, override: float | None) -> float | None:
+    """The slide's scale, however implausible: it is for the size of the mask alone."""
+    try:
+        return slide.resolve_mpp(override=override, trust=True).value
+    except NotAnalysableError:
+        return None

@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 
 from sagdeploy.guidance.detection import detect_cells
 from sagdeploy.pipeline.stream import cores
+from sagdeploy.slides.cutting import tiles_of
 from sagdeploy.slides.slide import Slide
-from sagdeploy.slides.tiling import TilePlan, Tiles, coverage, plan_tiles
+from sagdeploy.slides.tiling import TilePlan, Tiles
 from sagdeploy.slides.tissue import TissueMask
 
 DETECTION_MPP = 0.5
@@ -51,15 +52,9 @@ def _blocks(slide: Slide, tissue: TissueMask, slide_mpp: float, block_px: int) -
     _, _, width, height = tissue.bounding_box_l0()
     side_l0 = block_px * DETECTION_MPP / slide_mpp
     crops = max(1, math.ceil(math.sqrt(width * height) / side_l0))
-    (tiles,) = plan_tiles(
-        TilePlan(kind="grid", mpp=(DETECTION_MPP,), grid=(crops,)),
-        size_l0=slide.size_l0,
-        bounds_l0=slide.bounds_l0,
-        slide_mpp=slide_mpp,
-        mask=tissue.mask,
-        name=slide.name,
-    )
-    has_tissue = coverage(tissue.mask, tiles.xy_l0, tiles.size_l0, slide.size_l0) > 0
+    plan = TilePlan(kind="grid", mpp=(DETECTION_MPP,), grid=(crops,))
+    (tiles,) = tiles_of(slide, tissue, plan, mpp=slide_mpp)
+    has_tissue = tissue.coverage(tiles) > 0
     return Tiles(tiles.xy_l0[has_tissue], tiles.size_l0, tiles.size_px, tiles.mpp)
 
 

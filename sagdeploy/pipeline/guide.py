@@ -6,18 +6,22 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sagdeploy.bags.bag import Bag, with_guidance, write_bag
+from sagdeploy.bags.bag import Bag, with_guidance
+from sagdeploy.bags.bagfile import write_bag
 from sagdeploy.bags.cohort import Cohort, CohortSlide
 from sagdeploy.bags.interchange import load_bag
 from sagdeploy.errors import BagError
+from sagdeploy.files import sweep
 from sagdeploy.guidance.annotations import Annotations, write_geojson
 from sagdeploy.guidance.weights import area_ratios
 from sagdeploy.pipeline.heuristic import HULLS, Heuristic, Regions, regions_of
+from sagdeploy.pipeline.journal import sole_writer
 from sagdeploy.pipeline.outcome import SlideOutcome, each_slide
 from sagdeploy.slides.isolation import open_isolated
 from sagdeploy.slides.tiling import Tiles, coverage
 from sagdeploy.slides.tissue import TissueMask, find_tissue
 
+HULLS_SUFFIX = ".hulls.geojson"
 HULL_CLASS = "Cell cluster"
 """Class of the written hulls, by which QuPath shows and hides them."""
 
@@ -30,12 +34,19 @@ def guide_cohort(
     heuristic: where HG comes from; a slide for which the table names no file there gets HG of
         all zeros, which means none
     Hulls around cells are written to `bags/<slide_id>.hulls.geojson` too, for QuPath.
+    Raises BagError where there is no folder, OutputError where another run writes into it.
     """
+    if not bags.is_dir():
+        raise BagError(f"{bags}: no folder of bags", hint="run sagdeploy extract")
 
     def work(row: CohortSlide) -> str:
         return guide_slide(row, bags / f"{row.slide_id}.h5", tissue=tissue, heuristic=heuristic)
 
-    return each_slide(cohort.slides, lambda row: row.slide_id, work)
+    with sole_writer(bags):
+        sweep(bags)
+        yield from each_slide(
+            cohort.slides, lambda row: row.slide_id, work, lambda row: row.slide_path
+        )
 
 
 def guide_slide(row: CohortSlide, path: Path, *, tissue: bool, heuristic: Heuristic | None) -> str:
@@ -49,10 +60,11 @@ def guide_slide(row: CohortSlide, path: Path, *, tissue: bool, heuristic: Heuris
         size_l0, mpp = _size_l0(bag), bag.header.mpp
         assert mpp is not None  # a bag whose tiles have places has a scale
         regions = regions_of(row, heuristic, size_l0=size_l0, slide_mpp=mpp)
-    guided = guide_bag(bag, tissue=_tissue(row) if tissue else None, annotations=regions)
+    mask = _tissue(row, bag.header.mpp) if tissue else None
+    guided = guide_bag(bag, tissue=mask, annotations=regions)
     write_bag(path, guided)
     if heuristic in HULLS and isinstance(regions, Annotations):
-        hulls = path.with_name(f"{row.slide_id}.hulls.geojson")
+        hulls = path.with_name(f"{row.slide_id}{HULLS_SUFFIX}")
         write_geojson(hulls, regions.regions, label=HULL_CLASS)
     return ", ".join(_told(guided, tissue=tissue, heuristic=heuristic))
 
@@ -115,9 +127,9 @@ def _unplaced(bag: Bag) -> BagError:
     )
 
 
-def _tissue(row: CohortSlide) -> TissueMask:
+def _tissue(row: CohortSlide, mpp: float | None) -> TissueMask:
     with open_isolated(row.located()) as slide:
-        return find_tissue(slide)
+        return find_tissue(slide, mpp)
 
 
 def _told(bag: Bag, *, tissue: bool, heuristic: Heuristic | None) -> Iterator[str]:

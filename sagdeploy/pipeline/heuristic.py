@@ -37,7 +37,7 @@ def regions_of(
     if heuristic == "detected-cells":
         return cell_regions(_detected(row, slide_mpp), slide_mpp=slide_mpp)
     if heuristic == "cells":
-        cells = _cells(row, size_l0, slide_mpp)
+        cells = cells_of(row, size_l0=size_l0, slide_mpp=slide_mpp)
         return cell_regions(cells, slide_mpp=slide_mpp)
     if row.annotation_path is None:
         return NO_REGIONS
@@ -46,7 +46,9 @@ def regions_of(
     return read_annotations(row.annotation_path)
 
 
-def _cells(row: CohortSlide, size_l0: tuple[int, int], slide_mpp: float) -> NDArray[np.float64]:
+def cells_of(
+    row: CohortSlide, *, size_l0: tuple[int, int], slide_mpp: float
+) -> NDArray[np.float64]:
     """Centres of the cells in the file that the cohort names, by its suffix, (N, 2) at level 0."""
     path = row.cells_path
     if path is None:
@@ -64,4 +66,4 @@ def _cells(row: CohortSlide, size_l0: tuple[int, int], slide_mpp: float) -> NDAr
 
 def _detected(row: CohortSlide, slide_mpp: float) -> NDArray[np.float64]:
     with open_isolated(row.located()) as slide:
-        return find_cells(slide, find_tissue(slide), slide_mpp=slide_mpp)
+        return find_cells(slide, find_tissue(slide, slide_mpp), slide_mpp=slide_mpp)

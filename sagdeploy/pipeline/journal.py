@@ -42,12 +42,12 @@ class Journal:
     """Keeps `run.json` up to date; made by `sole_run`."""
 
     def __init__(self, path: Path, facts: RunFacts, slide_ids: Sequence[str], table: Table) -> None:
-        self.earlier: dict[str, str] = {}
-        """RunRecord.earlier"""
-        self._previous = _read_if_whole(path)
+        self._previous = _previous(path, facts)
         self._path = path
         self._facts = facts
         known = self.known()
+        self.earlier = {name: known[name] for name in known.keys() - set(slide_ids)}
+        """RunRecord.earlier"""
         self._rows = {
             name: SlideRow(slide_id=name, status="unfinished", sha256=known.get(name))
             for name in slide_ids
@@ -57,7 +57,7 @@ class Journal:
         self._table = table
         self._started = _utc(time.time())
         self._written_s = 0.0
-        self._stopped = False
+        self.is_stopped = False
 
     def __enter__(self) -> Self:
         self._write("running")
@@ -70,13 +70,13 @@ class Journal:
         trace: TracebackType | None,
     ) -> None:
         if kind is None:
-            self._write("stopped" if self._stopped else "ended")
+            self._write("stopped" if self.is_stopped else "ended")
         else:
             with suppress(OutputError):  # what ends the run is the error that counts
                 self._write("stopped" if issubclass(kind, Exception) else "interrupted")
 
     def known(self) -> dict[str, str]:
-        """SHA-256 by slide of what the runs before this one have written."""
+        """SHA-256 by slide of what this command's runs before this one have written."""
         return self._previous.hashes() if self._previous else {}
 
     def forget(self, slide_ids: Collection[str]) -> None:
@@ -99,7 +99,8 @@ class Journal:
     ) -> None:
         """Note how a slide ended, in any order.
 
-        sha256: of what was written for it;  version: of the model that answered
+        sha256: of what was written for it; None keeps what is known of an earlier run's
+        version: of the model that answered
         bound:  what its tiles were bound by
         """
         self._rows[outcome.slide_id] = SlideRow(
@@ -109,7 +110,7 @@ class Journal:
             message=outcome.message,
             seconds=round(seconds, 3),
             bound=bound,
-            sha256=sha256,
+            sha256=sha256 or self._rows[outcome.slide_id].sha256,
         )
         self._outcomes.append(outcome)
         if version is not None:
@@ -119,10 +120,10 @@ class Journal:
 
     def stop(self) -> None:
         """The run ends before its last slide, as it was told to."""
-        self._stopped = True
+        self.is_stopped = True
 
     def _write(self, status: RunStatus) -> None:
-        ended = status == "ended" or self._stopped
+        ended = status == "ended" or self.is_stopped
         finished = {name for name, row in self._rows.items() if row.status != "unfinished"}
         record = RunRecord(
             command=self._facts.command,
@@ -166,11 +167,17 @@ def sole_run(
         begin(journal)
         with journal:
             yield journal
+        if not journal.is_stopped:  # else a worker elsewhere may not have ended yet
+            with suppress(OutputError):
+                sweep(folder)  # of what a worker that was killed has left
 
 
 @contextmanager
 def sole_writer(folder: Path) -> Iterator[None]:
-    """Keeps other runs out of a folder; the lock of a process that died is free at once."""
+    """Keeps other runs out of a folder, where `sole_run` does not; it leaves no journal.
+
+    The lock of a process that died is free at once. OutputError where another has it.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / LOCK_FILE, timeout=0)
@@ -178,7 +185,7 @@ def sole_writer(folder: Path) -> Iterator[None]:
     except Timeout as error:
         raise OutputError(
             f"{folder}: another run writes into it: {_holder(folder / RUN_FILE)}",
-            hint="wait for it to end, or choose another --out",
+            hint="wait for it to end, or choose another folder",
         ) from error
     except OSError as error:
         raise OutputError(
@@ -188,6 +195,12 @@ def sole_writer(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def _previous(path: Path, facts: RunFacts) -> RunRecord | None:
+    """What the last run of the same command left."""
+    record = _read_if_whole(path)
+    return record if record and record.command == facts.command else None
 
 
 def _read_if_whole(path: Path) -> RunRecord | None:
@@ -205,7 +218,7 @@ def _holder(path: Path) -> str:
         if record is not None and record.status == "running":
             return f"process {record.pid}, since {record.started}"
         time.sleep(0.05)
-    return "one that has just begun"
+    return "one that has just begun, or sagdeploy guide"
 
 
 def _utc(seconds: float) -> str:

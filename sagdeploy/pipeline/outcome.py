@@ -36,15 +36,20 @@ Report = Callable[[SlideOutcome], object]
 
 
 def each_slide(
-    items: Iterable[Item], slide_id: Callable[[Item], str], work: Callable[[Item], str]
+    items: Iterable[Item],
+    slide_id: Callable[[Item], str],
+    work: Callable[[Item], str],
+    path: Callable[[Item], Path | None] = lambda _: None,
 ) -> Iterator[SlideOutcome]:
     """Outcomes of `work` on each item, in order; a bad slide never stops the rest.
 
     work: what is done for one slide; returns a message, raises SagError
+    path: of the slide's file, as in `outcome_of`
     Raises OutputError as it comes: nothing more could be written for the other slides either.
     """
     for item in items:
-        yield outcome_of(slide_id(item), lambda item=item: work(item))  # type: ignore[misc]
+        name, at = slide_id(item), path(item)
+        yield outcome_of(name, lambda item=item: work(item), at)  # type: ignore[misc]
 
 
 def outcome_of(slide_id: str, work: Callable[[], str], path: Path | None = None) -> SlideOutcome:
@@ -58,7 +63,8 @@ def outcome_of(slide_id: str, work: Callable[[], str], path: Path | None = None)
         raise
     except SagError as error:
         status: Status = "not_analysable" if isinstance(error, NotAnalysableError) else "failed"
-        message = without_path(one_line(error), path, slide_id) if path else one_line(error)
+        told = one_line(error, place=False)
+        message = without_path(told, path, slide_id) if path else told
         message = message.removeprefix(f"{slide_id}: ")
         return SlideOutcome(slide_id, status, error.exit_code, message)
     except Exception as error:
@@ -78,9 +84,10 @@ def exit_code(outcomes: Sequence[SlideOutcome], slides: int | None = None) -> in
     return outcomes[0].exit_code if lone else BATCH_FAILED
 
 
-def one_line(error: SagError) -> str:
-    """An error and its hint as one line without control characters."""
-    text = f"{error}; {error.hint}" if error.hint else str(error)
+def one_line(error: SagError, *, place: bool = True) -> str:
+    """An error, with its place if it may be told, and its hint, without control characters."""
+    text = str(error) if place else error.message
+    text = f"{text}; {error.hint}" if error.hint else text
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 

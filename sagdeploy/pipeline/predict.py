@@ -1,16 +1,10 @@
 """From a slide to its diagnosis."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sagdeploy.errors import SlideError
-from sagdeploy.files import sha256_of
 from sagdeploy.manifest import Manifest
 from sagdeploy.pipeline.cautions import (
     Caution,
@@ -22,10 +16,12 @@ from sagdeploy.pipeline.diagnose import diagnose_tiles
 from sagdeploy.pipeline.flow import Flow
 from sagdeploy.pipeline.stream import Progress, untold
 from sagdeploy.serving.engine import Diagnosis, Engine
+from sagdeploy.slides.cutting import tiles_of
 from sagdeploy.slides.metadata import Mpp, MppSource, check_mpp
 from sagdeploy.slides.slide import Slide
-from sagdeploy.slides.tiling import TilePlan, Tiles, coverage, plan_tiles
-from sagdeploy.slides.tissue import TissueMask, find_tissue
+from sagdeploy.slides.source import Source, unchanged
+from sagdeploy.slides.tiling import TilePlan, Tiles
+from sagdeploy.slides.tissue import find_tissue
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +37,6 @@ class PredictOptions:
     trust_mpp: bool = False
     """Take a scale outside the plausible range."""
 
-    workers: int | None = None
-    """Batches of tiles in flight; all cores by default."""
-
     def __post_init__(self) -> None:
         if self.mpp is not None and self.mpp_source == "option":  # others fail with their slide
             check_mpp(self.mpp, name="--mpp", trust=self.trust_mpp)
@@ -54,7 +47,11 @@ class SlideFacts:
     """What is recorded of a slide: nothing that names a patient, a place or a person."""
 
     sha256: str
+    """Of its content: see `content_sha256`."""
+
     size_bytes: int
+    """Of all its files."""
+
     size_l0: tuple[int, int]
     bounds_l0: tuple[int, int, int, int]
     mpp: Mpp
@@ -113,33 +110,16 @@ def predict_slide(
     flow: Flow | None = None,
 ) -> Prediction:
     """Diagnose one slide with one version of a model; `flow` is told where the time went."""
-    identity, sha256 = _identity(slide), hash_slide(slide.path)
-    mpp = slide.resolve_mpp(
-        override=options.mpp, source=options.mpp_source, trust=options.trust_mpp
-    )
-    tissue = find_tissue(slide)
-    tiles = plan_tiles(
-        manifest.plan,
-        size_l0=slide.size_l0,
-        bounds_l0=slide.bounds_l0,
-        slide_mpp=mpp.value,
-        mask=tissue.mask,
-        name=slide.name,
-    )
-    read_before = slide.tiles_read
-    diagnosis = diagnose_tiles(
-        slide,
-        tiles,
-        engine,
-        manifest,
-        workers=options.workers,
-        progress=progress,
-        flow=flow,
-    )
-    coverages = tuple(_coverage(tissue, t) for t in tiles)
-    read = slide.tiles_read - read_before
-    if _identity(slide) != identity:
-        raise SlideError(f"{slide.name}: changed while it was read", hint="copy the slide again")
+    with unchanged(slide.path) as source:
+        mpp = slide.resolve_mpp(
+            override=options.mpp, source=options.mpp_source, trust=options.trust_mpp
+        )
+        tissue = find_tissue(slide, mpp.value)
+        tiles = tiles_of(slide, tissue, manifest.plan, mpp=mpp.value)
+        read_before = slide.tiles_read
+        diagnosis = diagnose_tiles(slide, tiles, engine, manifest, progress=progress, flow=flow)
+        read = slide.tiles_read - read_before
+    coverages = tuple(map(tissue.coverage, tiles))
     cautions = (
         *scale_cautions(mpp),
         *missing_cautions(read, coverages, name=slide.name),
@@ -151,7 +131,7 @@ def predict_slide(
         diagnosis=diagnosis,
         tiles=tiles,
         tissue_coverage=coverages,
-        slide=_facts(slide, mpp, sha256, identity.size_bytes, read.missing_share),
+        slide=_facts(slide, mpp, source, read.missing_share),
         tissue=TissueFacts(tissue.share, tissue.threshold),
         options=options,
         engine=engine.description,
@@ -160,18 +140,10 @@ def predict_slide(
     )
 
 
-def hash_slide(path: Path) -> str:
-    """SHA-256 of a slide's file; SlideError where it cannot be read."""
-    with _file_errors(path.name):
-        return sha256_of(path)
-
-
-def _facts(
-    slide: Slide, mpp: Mpp, sha256: str, size_bytes: int, missing_share: float
-) -> SlideFacts:
+def _facts(slide: Slide, mpp: Mpp, source: Source, missing_share: float) -> SlideFacts:
     return SlideFacts(
-        sha256=sha256,
-        size_bytes=size_bytes,
+        sha256=source.sha256,
+        size_bytes=source.size_bytes,
         size_l0=slide.size_l0,
         bounds_l0=slide.bounds_l0,
         mpp=mpp,
@@ -192,29 +164,3 @@ def _counts(
     _, _, width, height = bounds_l0
     planned = sum((width // t.size_l0[0]) * (height // t.size_l0[1]) for t in tiles)
     return {"tiles": read, "left_out_for_little_tissue": planned - read}
-
-
-class _Identity(NamedTuple):
-    """By which a file is known to be the same, and not written to meanwhile."""
-
-    inode: int
-    size_bytes: int
-    changed_ns: int
-
-
-def _identity(slide: Slide) -> _Identity:
-    with _file_errors(slide.name):
-        status = slide.path.stat()
-    return _Identity(status.st_ino, status.st_size, status.st_mtime_ns)
-
-
-@contextmanager
-def _file_errors(name: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise SlideError(f"{name}: {error.strerror or error}", hint="check the storage") from error
-
-
-def _coverage(tissue: TissueMask, tiles: Tiles) -> NDArray[np.float64]:
-    return coverage(tissue.mask, tiles.xy_l0, tiles.size_l0, tissue.size_l0)

@@ -35,8 +35,8 @@ class SlideRow(Strict):
     """By what its tiles were, and to which share of the time: `extractor-bound 91 %`."""
 
     sha256: str | None = None
-    """Of the slide's record, or of the features in its bag; None where none is known. A slide that
-    is unfinished may have one from an earlier run."""
+    """Of the slide's record, or of the features in its bag; None where none is known. That of an
+    earlier run where this one wrote nothing."""
 
 
 class RunRecord(Strict):
@@ -61,7 +61,7 @@ class RunRecord(Strict):
 
     slides: tuple[SlideRow, ...]
     earlier: dict[SlideId, str] = Field(default_factory=dict)
-    """SHA-256 of the records that earlier runs left here, of slides that this run has not."""
+    """SHA-256 of what earlier runs left here of slides that this run has not, as in `slides`."""
 
     predictions_sha256: str | None = None
     sha256: str = ""

@@ -1,7 +1,6 @@
 """What was found on a slide, as its record."""
 
 import platform
-import re
 from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
@@ -48,7 +47,7 @@ def record_of(prediction: Prediction, artefacts: dict[str, str]) -> PredictionRe
         model=_model(prediction.manifest),
         parameters=parameters,
         parameters_sha256=parameters.sha256,
-        engine=placeless(prediction.engine),
+        engine=prediction.engine,
         prediction=_diagnosis(prediction),
         attention=tuple(_attention(*layer) for layer in layers),
         counts=prediction.counts,
@@ -76,11 +75,6 @@ def parameters_of(options: PredictOptions) -> ParametersRecord:
     """The options that change a result."""
     source = None if options.mpp is None else options.mpp_source
     return ParametersRecord(mpp=options.mpp, mpp_source=source, trust_mpp=options.trust_mpp)
-
-
-def placeless(engine: str) -> str:
-    """What an engine is, of its description: without the address or the folder."""
-    return re.split(" at |, ", engine)[0]
 
 
 def _slide(facts: SlideFacts) -> SlideRecord:

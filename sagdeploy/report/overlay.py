@@ -4,6 +4,7 @@ A slide of size (W, H) shown at (w, h) has its level-0 pixel (x, y) at column `x
 and row `y * h // H`, in whole numbers: neighbouring tiles neither gap nor overlap.
 """
 
+from base64 import b64encode
 from io import BytesIO
 from zlib import Z_RLE
 
@@ -94,6 +95,25 @@ def encode_layer(layer: NDArray[np.uint8]) -> bytes:
     image = Image.fromarray(layer, "P")
     image.putpalette(COLOURS.tobytes())
     return _png(image, transparency=0)
+
+
+def encode_jpeg(rgb: NDArray[np.uint8], *, quality: int) -> bytes:
+    """JPEG of an (h, w, 3) picture, its colours as fine as its brightness."""
+    data = BytesIO()
+    Image.fromarray(rgb).save(data, "JPEG", quality=quality, subsampling=0)
+    return data.getvalue()
+
+
+def data_uri(kind: str, data: bytes) -> str:
+    """A picture of a kind, `png` or `jpeg`, as it stands inside a page."""
+    return f"data:image/{kind};base64,{b64encode(data).decode()}"
+
+
+def fitted(size_px: tuple[int, int], longest_px: int) -> tuple[int, int]:
+    """A size whose longer side is at most `longest_px`, of the same shape."""
+    shrink = max(1.0, max(size_px) / longest_px)
+    width, height = (max(1, round(side / shrink)) for side in size_px)
+    return width, height
 
 
 def _png(image: Image.Image, **options: int) -> bytes:

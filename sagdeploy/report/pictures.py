@@ -1,8 +1,6 @@
 """The pictures of a report, as data that stands inside its page."""
 
-from base64 import b64encode
 from dataclasses import dataclass
-from io import BytesIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +8,14 @@ from PIL import Image
 
 from sagdeploy.pipeline.predict import Prediction
 from sagdeploy.report.heads import GroupMap, maps_of
-from sagdeploy.report.overlay import encode_layer, encode_png, shade_layer
+from sagdeploy.report.overlay import (
+    data_uri,
+    encode_jpeg,
+    encode_layer,
+    encode_png,
+    fitted,
+    shade_layer,
+)
 from sagdeploy.report.record import PredictionRecord
 from sagdeploy.report.scale import COLOURS, SCALES, Scale, shades
 from sagdeploy.slides.slide import Slide
@@ -66,9 +71,9 @@ def pictures_of(
     small = Image.fromarray(thumbnail)
     small.thumbnail((SMALL_PX, SMALL_PX))
     return Pictures(
-        slide=_jpeg(Image.fromarray(thumbnail), quality=82),
-        small_slide=_jpeg(small, quality=82),
-        ramp=_uri("png", encode_png(COLOURS[None, 1:])),
+        slide=_jpeg(thumbnail, quality=82),
+        small_slide=_jpeg(np.asarray(small), quality=82),
+        ramp=data_uri("png", encode_png(COLOURS[None, 1:])),
         maps=tuple(
             _maps(prediction, index, (thumbnail.shape[1], thumbnail.shape[0]))
             for index in range(len(prediction.tiles))
@@ -101,27 +106,18 @@ def _layer(
         tiles=prediction.tiles[magnification],
         shade=shades(own.attention, scale),
     )
-    return _uri("png", encode_layer(layer))
+    return data_uri("png", encode_layer(layer))
 
 
 def _top_tiles(record: PredictionRecord, slide: Slide) -> tuple[tuple[str, ...], ...]:
     assert record.attention is not None  # the record of a slide that is done
     pictures = []
     for level in record.attention:
-        reduce = max(1.0, max(level.tile_size_px) / TILE_PX)
-        width, height = (max(1, round(side / reduce)) for side in level.tile_size_px)
-        tiles = (
-            slide.read(tile.xy_l0, level.tile_size_l0, (width, height)) for tile in level.top_tiles
-        )
-        pictures.append(tuple(_jpeg(Image.fromarray(tile), quality=90) for tile in tiles))
+        size_px = fitted(level.tile_size_px, TILE_PX)
+        tiles = (slide.read(tile.xy_l0, level.tile_size_l0, size_px) for tile in level.top_tiles)
+        pictures.append(tuple(_jpeg(tile, quality=90) for tile in tiles))
     return tuple(pictures)
 
 
-def _jpeg(image: Image.Image, *, quality: int) -> str:
-    data = BytesIO()
-    image.save(data, "JPEG", quality=quality, subsampling=0)
-    return _uri("jpeg", data.getvalue())
-
-
-def _uri(kind: str, data: bytes) -> str:
-    return f"data:image/{kind};base64,{b64encode(data).decode()}"
+def _jpeg(rgb: NDArray[np.uint8], *, quality: int) -> str:
+    return data_uri("jpeg", encode_jpeg(rgb, quality=quality))

@@ -14,9 +14,7 @@ KNOCK_S = 0.5
 """Longest wait for a server on this machine to take a connection."""
 
 
-def connect(
-    server: str | None, repository: Path | None, model: str, *, threads: int | None = None
-) -> Engine:
+def connect(server: str | None, repository: Path | None, model: str) -> Engine:
     """The server or the repository that is named, else a ready server here, else `REPOSITORY`.
 
     Raises EngineError when a named server does not answer, ModelError without any model.
@@ -29,7 +27,7 @@ def connect(
         return nearby
     from sagdeploy.serving.local import LocalEngine
 
-    return LocalEngine(repository or REPOSITORY, threads=threads)
+    return LocalEngine(repository or REPOSITORY)
 
 
 def _listens(address: str) -> bool:

@@ -1,8 +1,8 @@
 """Where graphs run: one protocol for a Triton server and for ONNX Runtime in process."""
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -55,12 +55,18 @@ ON_CORES = Pace(batch_tiles=8, in_flight=0)
 class Engine(Protocol):
     """Runs named graphs. Safe to use from several threads at once.
 
-    Pickled, it is where its graphs are; unpickled in another process, it opens them there, once.
+    Pickled, it is where its graphs are and what they were; unpickled in another process, it
+    opens them there, once while they stay the same.
     """
 
     @property
+    def name(self) -> str:
+        """What runs, without its place, for records: `Triton 2.51.0`."""
+        ...
+
+    @property
     def description(self) -> str:
-        """What runs where, for people: `Triton 2.51.0 at localhost:8000`."""
+        """The name, and where that is, for people: `Triton 2.51.0 at localhost:8000`."""
         ...
 
     @property
@@ -93,10 +99,20 @@ class Engine(Protocol):
         ...
 
 
-@cache
-def arrived(kind: Callable[..., Engine], *where: object) -> Engine:
-    """The engine that was sent to this process, opened once and kept until it ends."""
-    return kind(*where)
+_arrived: dict[tuple[Callable[..., Engine], object], tuple[tuple[object, ...], Engine]] = {}
+_arriving = threading.Lock()
+
+
+def arrived(kind: Callable[..., Engine], where: object, *content: object) -> Engine:
+    """The engine that was sent to this process, kept until one with other content is sent.
+
+    content: by which files at the same place are told apart; what `kind` takes after `where`
+    """
+    with _arriving:
+        kept = _arrived.get((kind, where))
+        if kept is None or kept[0] != content:
+            kept = _arrived[kind, where] = content, kind(where, *content)
+        return kept[1]
 
 
 def check_diagnosis(outputs: Arrays, manifest: Manifest, tiles: Sequence[int]) -> Diagnosis:

@@ -74,7 +74,7 @@ class VersionPolicy(BaseModel):
     specific: Versions = Versions()
 
 
-class ModelConfig(BaseModel):
+class ServedConfig(BaseModel):
     """What a client needs of a model's configuration."""
 
     max_batch_size: NonNegativeInt = 0

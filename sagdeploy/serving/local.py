@@ -4,13 +4,14 @@ An engine may be used from several threads, and callers are to use that: an extr
 on one thread a call, which gives more tiles a second than one call on all cores.
 """
 
+import hashlib
 import logging
 import threading
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from sagdeploy.errors import ModelError, RepositoryError
-from sagdeploy.files import SAFE_NAME
+from sagdeploy.files import SAFE_NAME, sha256_of
 from sagdeploy.manifest import Manifest, diagnosis_name, extractor_name
 from sagdeploy.serving.engine import ON_CORES, Arrays, Pace, arrived
 from sagdeploy.serving.ensemble import diagnosis_config, extractor_config
@@ -32,28 +33,31 @@ ON_GPU = Pace(batch_tiles=128, in_flight=2)
 class LocalEngine:
     """The models of a repository, as they were when first asked for."""
 
-    def __init__(self, repository: Path, *, threads: int | None = None) -> None:
-        """Serve `repository`; `threads` are the diagnosis network's, all cores by default."""
+    def __init__(self, repository: Path) -> None:
         if not repository.is_dir():
             raise RepositoryError(
                 f"{repository}: no model repository",
                 hint="name one with --repository, or a server with --server",
             )
         self._repository = repository
-        self._threads = threads or 0
         self._lock = threading.RLock()
         self._configs: dict[str, ModelConfig] = {}
         self._manifests: dict[str, dict[int, Manifest]] = {}
         self._graphs: dict[tuple[str, int], Graph] = {}
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Where it is, for another process."""
-        return arrived, (LocalEngine, self._repository.absolute())
+        """Where it is, and what is published there now, for another process."""
+        return arrived, (_as_published, self._repository.absolute(), _published(self._repository))
+
+    @property
+    def name(self) -> str:
+        """Version and device."""
+        return _name()
 
     @property
     def description(self) -> str:
         """Version, device and folder."""
-        return _description(str(self._repository))
+        return f"{self.name}, {self._repository}"
 
     @property
     def pace(self) -> Pace:
@@ -144,8 +148,7 @@ class LocalEngine:
         if model == extractor_name(manifest.name):
             expected, sha256, threads = extractor_config(manifest), manifest.extractor.sha256, 1
         else:
-            expected, sha256 = diagnosis_config(manifest), manifest.diagnosis_sha256
-            threads = self._threads
+            expected, sha256, threads = diagnosis_config(manifest), manifest.diagnosis_sha256, 0
         if (config.inputs, config.outputs) != (expected.inputs, expected.outputs):
             raise ModelError(
                 f"{model}: {FILE_NAME} does not fit the manifest of version {version}",
@@ -179,18 +182,24 @@ class LocalEngine:
 class FileEngine:
     """One ONNX file, under whatever model's name; what `extract` needs of an engine."""
 
-    def __init__(self, path: Path, *, threads: int = 1) -> None:
+    def __init__(self, path: Path, sha256: str | None = None) -> None:
+        """Load the file; ModelError where its SHA-256 is known and another."""
         self._path = path
-        self._graph = load_graph(path, threads=threads)
+        self._graph = load_graph(path, sha256=sha256)
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Where it is, for another process."""
-        return arrived, (FileEngine, self._path.absolute())
+        """Where its file is, and which, for another process."""
+        return arrived, (FileEngine, self._path.absolute(), self._graph.sha256)
+
+    @property
+    def name(self) -> str:
+        """Version and device."""
+        return _name()
 
     @property
     def description(self) -> str:
         """Version, device and file."""
-        return _description(self._graph.name)
+        return f"{self.name}, {self._graph.name}"
 
     @property
     def pace(self) -> Pace:
@@ -222,13 +231,29 @@ class FileEngine:
         """Nothing is to be given back."""
 
 
+def _as_published(repository: Path, published: str) -> LocalEngine:
+    """An engine for what has just been published, which is read when it is asked for."""
+    return LocalEngine(repository)
+
+
+def _published(repository: Path) -> str:
+    """Hash of all configurations; they hold the manifests, and these the hashes of the graphs."""
+    total = hashlib.sha256()
+    for path in sorted(repository.glob(f"*/{FILE_NAME}")):
+        try:
+            total.update(f"{path.parent.name} {sha256_of(path)}\n".encode())
+        except OSError as error:
+            message = f"{path.name} cannot be read: {error.strerror}"
+            raise RepositoryError(message, place=str(path.parent)) from error
+    return total.hexdigest()
+
+
 def _pace() -> Pace:
     return ON_CORES if providers()[0] == "CPUExecutionProvider" else ON_GPU
 
 
-def _description(where: str) -> str:
-    device = providers()[0].removesuffix("ExecutionProvider")
-    return f"ONNX Runtime {VERSION} on {device}, {where}"
+def _name() -> str:
+    return f"ONNX Runtime {VERSION} on {providers()[0].removesuffix('ExecutionProvider')}"
 
 
 def _ensemble_of(model: str) -> str:

@@ -143,13 +143,17 @@ def read_config(path: Path) -> ModelConfig:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise RepositoryError(
-            f"{path}: cannot be read: {error.strerror}", hint="publish with: sagdeploy export"
+            f"{path.name} cannot be read: {error.strerror}",
+            hint="publish with: sagdeploy export",
+            place=str(path.parent),
         ) from error
     except UnicodeDecodeError as error:
-        raise RepositoryError(f"{path}: not a configuration of Triton: {error}") from error
+        message = f"not a configuration of Triton: {error}"
+        raise RepositoryError(message, place=str(path)) from error
     config = parse_config(text, str(path))
     if config.name not in ("", path.parent.name):
-        raise RepositoryError(f"{path}: is the configuration of another model, {config.name}")
+        message = f"is the configuration of another model, {config.name}"
+        raise RepositoryError(message, place=str(path))
     config.message.name = path.parent.name
     return config
 
@@ -160,7 +164,8 @@ def parse_config(text: str, where: str) -> ModelConfig:
         return ModelConfig(text_format.Parse(text, _schema().ModelConfig()))
     except text_format.ParseError as error:
         reason = str(error).splitlines()[0]
-        raise RepositoryError(f"{where}: not a configuration of Triton: {reason}") from error
+        message = f"not a configuration of Triton: {reason}"
+        raise RepositoryError(message, place=where) from error
 
 
 def config_text(config: ModelConfig) -> str:

@@ -21,9 +21,15 @@ class TransientError(EngineError):
     """A fault that asking again may mend."""
 
     def __init__(
-        self, message: str, *, hint: str = "", counts: bool = True, retry_after_s: float = 0.0
+        self,
+        message: str,
+        *,
+        hint: str = "",
+        place: str = "",
+        counts: bool = True,
+        retry_after_s: float = 0.0,
     ) -> None:
-        super().__init__(message, hint=hint)
+        super().__init__(message, hint=hint, place=place)
         self.counts = counts
         """False for a lost connection: a server that restarts is waited for, not counted out."""
         self.retry_after_s = retry_after_s

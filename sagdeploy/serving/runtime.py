@@ -47,9 +47,10 @@ _FAILURES: tuple[type[Exception], ...] = (
 class Graph:
     """One ONNX graph, loaded."""
 
-    def __init__(self, session: ort.InferenceSession, name: str) -> None:
+    def __init__(self, session: ort.InferenceSession, *, name: str, sha256: str) -> None:
         self._session = session
         self.name = name
+        self.sha256 = sha256
         self.inputs = tuple(_tensor(node) for node in session.get_inputs())
         self.outputs = tuple(_tensor(node) for node in session.get_outputs())
 
@@ -59,7 +60,8 @@ class Graph:
         try:
             return dict(zip(names, self._session.run(names, dict(inputs)), strict=True))
         except _FAILURES as error:
-            raise EngineError(f"{self.name}: ONNX Runtime failed: {_line(error)}") from error
+            message = f"ONNX Runtime failed: {_line(error)}"
+            raise EngineError(message, place=self.name) from error
 
 
 def load_graph(path: Path, *, threads: int = 1, sha256: str | None = None) -> Graph:
@@ -68,20 +70,30 @@ def load_graph(path: Path, *, threads: int = 1, sha256: str | None = None) -> Gr
     threads: that one run may use; 0 for all cores
     sha256:  of the file, where it is known; ModelError if it is another
     """
+    name, place = _named(path)
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise ModelError(f"{path}: cannot be read: {error.strerror}") from error
-    if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
+        raise ModelError(f"{name} cannot be read: {error.strerror}", place=place) from error
+    found = hashlib.sha256(data).hexdigest()
+    if sha256 not in (None, found):
         raise ModelError(
-            f"{path}: is not the file that was published: its SHA-256 differs",
+            f"{name} is not the file that was published: its SHA-256 differs",
+            place=place,
             hint="copy the repository again, or export the model again",
         )
     ort.set_default_logger_severity(_FATAL)
     try:
-        return Graph(_session(data, threads, providers()), str(path))
+        return Graph(_session(data, threads, providers()), name=str(path), sha256=found)
     except _FAILURES as error:
-        raise ModelError(f"{path}: refused by ONNX Runtime: {_line(error)}") from error
+        reason = _line(error)
+        raise ModelError(f"{name} is refused by ONNX Runtime: {reason}", place=place) from error
+
+
+def _named(path: Path) -> tuple[str, str]:
+    """A graph's name, MODEL/VERSION/model.onnx in a repository, and the place where that is."""
+    folder = path.parents[2] if path.parent.name.isdecimal() else path.parent
+    return str(path.relative_to(folder)), str(folder)
 
 
 @cache
@@ -108,7 +120,8 @@ def extractor_card(path: Path, *, name: str, weights: str) -> ExtractorCard:
     form = [(t.name, t.dtype, len(t.dims)) for t in (*graph.inputs, *graph.outputs)]
     if form != [("tiles", "uint8", 4), ("features", "float32", 2)]:
         raise ModelError(
-            f"{path}: is not an extractor from tiles uint8 [N, H, W, 3] to features [N, E]",
+            f"{path.name} is not an extractor from tiles uint8 [N, H, W, 3] to features [N, E]",
+            place=str(path.parent),
             hint="let `sagdeploy export` put the preprocessing in front of it",
         )
     side = max(graph.inputs[0].dims[1], 0) or None
@@ -118,7 +131,7 @@ def extractor_card(path: Path, *, name: str, weights: str) -> ExtractorCard:
         name=name,
         features=features.shape[1],
         weights=weights,
-        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        sha256=graph.sha256,
         tile_px=side,
     )
 

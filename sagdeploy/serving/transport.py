@@ -174,14 +174,16 @@ class Connections:
     def _fault(self, error: Exception, *, late: bool, s: float) -> EngineError:
         if isinstance(error, ssl.SSLCertVerificationError):
             return EngineError(
-                f"{self.address}: its certificate is not to be trusted: {error.verify_message}",
+                f"the server's certificate is not to be trusted: {error.verify_message}",
+                place=str(self.address),
                 hint="name the authority that signed it in SSL_CERT_FILE",
             )
         if late:
-            return NoAnswerError(f"{self.address}: no whole answer within {s:g} s", hint=HINT)
+            message = f"no whole answer within {s:g} s"
+            return NoAnswerError(message, hint=HINT, place=str(self.address))
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         lost = isinstance(error, OSError)
-        return NoAnswerError(f"{self.address}: {reason}", hint=HINT, counts=not lost)
+        return NoAnswerError(reason, hint=HINT, place=str(self.address), counts=not lost)
 
 
 def _send(

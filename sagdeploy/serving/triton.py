@@ -13,7 +13,7 @@ from sagdeploy.serving.engine import REQUEST_TILES, Arrays, Pace, arrived
 from sagdeploy.serving.kserve import (
     HEADER_BYTES,
     Indexed,
-    ModelConfig,
+    ServedConfig,
     ServerInfo,
     Signature,
     check_request,
@@ -76,15 +76,21 @@ class TritonEngine:
         return arrived, (TritonEngine, self._url)
 
     @property
+    def name(self) -> str:
+        """`Triton 2.51.0`; without the version while the server is away."""
+        # Not by the server's own name: `tritonserver --id` may be that of a machine.
+        return f"Triton {self.server_version}".rstrip()
+
+    @property
+    def server_version(self) -> str:
+        """The server's own, `2.51.0`; empty while it is away."""
+        server = self._server()
+        return server.version if server else ""
+
+    @property
     def description(self) -> str:
-        """`Triton 2.51.0 at localhost:8000`; without the version while the server is away."""
-        try:
-            # One that was there is waited for: the same slide is to have the same record.
-            answer = self._ask("GET", "/v2") if self._reached else self._probe("/v2")
-            server = self._read(ServerInfo, answer)
-        except (EngineError, ModelError):
-            return f"Triton at {self._address}"
-        return f"{server.name.capitalize()} {server.version} at {self._address}"
+        """`Triton 2.51.0 at localhost:8000`."""
+        return f"{self.name} at {self._address}"
 
     @property
     def pace(self) -> Pace:
@@ -110,11 +116,12 @@ class TritonEngine:
         if wanted not in manifests:
             there = ", ".join(map(str, sorted(manifests))) or "none"
             raise ModelError(
-                f"{self._address}: model {model!r} has no manifest of version {wanted or 1}; "
+                f"model {model!r} has no manifest of version {wanted or 1}; "
                 f"versions with one: {there}",
+                place=str(self._address),
                 hint="serve a repository that `sagdeploy export` wrote",
             )
-        return parse_manifest(manifests[wanted], f"{self._address}, model {model!r}")
+        return parse_manifest(manifests[wanted], f"model {model!r}", place=str(self._address))
 
     def is_ready(self, model: str) -> bool:
         """Whether the server says, at once, that the model can be asked."""
@@ -144,14 +151,23 @@ class TritonEngine:
         self._regions.close()
         self._connections.close()
 
+    def _server(self) -> ServerInfo | None:
+        """What the server says of itself; None while it is away."""
+        try:
+            # One that was there is waited for: the same slide is to have the same record.
+            answer = self._ask("GET", "/v2") if self._reached else self._probe("/v2")
+            return self._read(ServerInfo, answer)
+        except (EngineError, ModelError):
+            return None
+
     def _carries_manifest(self, model: str) -> bool:
         try:
             return bool(self._config(model).manifests)
         except ModelError:  # in the repository, but it could not be loaded
             return False
 
-    def _config(self, model: str) -> ModelConfig:
-        return self._read(ModelConfig, self._ask("GET", f"{_path(model)}/config"))
+    def _config(self, model: str) -> ServedConfig:
+        return self._read(ServedConfig, self._ask("GET", f"{_path(model)}/config"))
 
     def _signature(self, model: str, version: int | None) -> Signature:
         if version is None:  # which one that is may change
@@ -202,18 +218,22 @@ class TritonEngine:
     def _refusal(self, answer: Answer) -> EngineError | ModelError:
         """What an answer other than 200 means."""
         status, told = answer.status, error_text(answer.body)
-        message = f"{self._address}: {told or f'status {status}, not in the words of Triton'}"
+        place = str(self._address)
+        message = told or f"the answer has status {status}, not in the words of Triton"
         if LOST_REGION in told:
-            return LostRegionError(message, counts=False)
+            return LostRegionError(message, place=place, counts=False)
         if status in BUSY or any(words in told for words in LOADING):
-            return TransientError(message, retry_after_s=answer.retry_after_s)
+            return TransientError(message, place=place, retry_after_s=answer.retry_after_s)
         if status in FORBIDDEN:
-            return EngineError(message, hint="put the login into the address: https://user:...@")
+            hint = "put the login into the address: https://user:...@"
+            return EngineError(message, hint=hint, place=place)
         if status == TOO_LARGE:
-            return EngineError(message, hint="raise the proxy's limit on the size of a request")
+            hint = "raise the proxy's limit on the size of a request"
+            return EngineError(message, hint=hint, place=place)
         if told and 400 <= status < 500:
-            return ModelError(message, hint="is this the model, and the version, that was meant?")
-        return EngineError(message, hint="is this the address of a Triton server?")
+            hint = "is this the model, and the version, that was meant?"
+            return ModelError(message, hint=hint, place=place)
+        return EngineError(message, hint="is this the address of a Triton server?", place=place)
 
     def _read(self, kind: type[Message], answer: Answer) -> Message:
         with self._named():
@@ -225,7 +245,8 @@ class TritonEngine:
         try:
             yield
         except EngineError as error:
-            raise EngineError(f"{self._address}: {error}", hint=error.hint) from error
+            place = str(self._address)
+            raise EngineError(error.message, hint=error.hint, place=place) from error
 
 
 def _path(model: str, version: int | None = None) -> str:

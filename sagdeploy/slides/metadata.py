@@ -15,7 +15,7 @@ DISAGREEMENT = 0.05
 """Two statements of one scale that differ by a larger share contradict each other."""
 
 WHITE = (255, 255, 255)
-HINT = "pass --mpp 0.25 (or fill the cohort's mpp column) with the scanner's true value"
+HINT = "give the scanner's true value: predict --mpp 0.25, or the column mpp of a table of slides"
 
 MppSource = Literal["metadata", "option", "cohort"]
 

@@ -16,7 +16,7 @@ from scipy import ndimage
 
 from sagdeploy.errors import NotAnalysableError
 from sagdeploy.slides.slide import Slide
-from sagdeploy.slides.tiling import bounding_box_l0
+from sagdeploy.slides.tiling import Tiles, bounding_box_l0, coverage
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ LEAST_PX, MOST_PX = 256, 2048
 has mask pixels of 24 microns, a fifth of the usual tile."""
 
 ASSUMED_MPP = 0.5
-"""Of slides that do not say, for the size of the mask alone."""
+"""Of slides whose scale nobody knows, for the size of the mask alone."""
 
 PALEST_THRESHOLD, DEEPEST_THRESHOLD = 0.04, 0.09
 """Otsu's threshold is held between these: it would halve an image of glass or tissue alone."""
@@ -87,10 +87,17 @@ class TissueMask:
         """(x, y, width, height) that holds all tissue."""
         return bounding_box_l0(self.mask, self.size_l0, "mask")
 
+    def coverage(self, tiles: Tiles) -> NDArray[np.float64]:
+        """Share of each of the slide's tiles on tissue, (N,)."""
+        return coverage(self.mask, tiles.xy_l0, tiles.size_l0, self.size_l0)
 
-def find_tissue(slide: Slide) -> TissueMask:
-    """Tissue of a slide; NotAnalysableError where there is none to speak of."""
-    mask, threshold = _segment(slide.thumbnail(_mask_px(slide)))
+
+def find_tissue(slide: Slide, mpp: float | None) -> TissueMask:
+    """Tissue of a slide; NotAnalysableError where there is none to speak of.
+
+    mpp: microns per level-0 pixel, as resolved for the slide; None where nobody knows
+    """
+    mask, threshold = _segment(slide.thumbnail(_mask_px(slide.size_l0, mpp or ASSUMED_MPP)))
     tissue = TissueMask(mask, slide.size_l0, threshold)
     if tissue.share < MIN_SHARE:
         raise NotAnalysableError(
@@ -208,10 +215,6 @@ def _without_small(mask: Mask, least: int) -> Mask:
     return large
 
 
-def _mask_px(slide: Slide) -> int:
+def _mask_px(size_l0: tuple[int, int], mpp: float) -> int:
     """Longer side of the mask."""
-    try:
-        mpp = slide.resolve_mpp(trust=True).value
-    except NotAnalysableError:
-        mpp = ASSUMED_MPP
-    return int(np.clip(max(slide.size_l0) * mpp / UM_PX, LEAST_PX, MOST_PX))
+    return int(np.clip(max(size_l0) * mpp / UM_PX, LEAST_PX, MOST_PX))

@@ -14,7 +14,7 @@ from sagdeploy.training.metrics import Float64
 from sagdeploy.training.svg import SOFT, document, text_at
 
 GRID = "#e3e8ed"
-WIDTH, PLOT_HEIGHT, GAP, EDGE = 380, 240, 28, 24
+COLUMNS, WIDTH, PLOT_HEIGHT, GAP, EDGE = 3, 380, 240, 28, 24
 LEFT, TOP, BOTTOM, LEGEND_ROW = 52, 34, 46, 20
 CHARACTER = 6.6
 """Width of a character of 12 px, on the large side."""
@@ -76,12 +76,12 @@ class Chart:
     marks: tuple[Mark, ...]
 
 
-def sheet(charts: Sequence[Chart], *, title: str, note: str = "", columns: int = 3) -> str:
+def sheet(charts: Sequence[Chart], *, title: str, note: str = "") -> str:
     """Charts side by side under a title, as an SVG file.
 
     note: one line below the title
     """
-    columns = min(columns, len(charts))
+    columns = min(COLUMNS, len(charts))
     width = max(map(_width, charts))
     legend = max(len(_legend_rows(chart)) for chart in charts)
     height = TOP + PLOT_HEIGHT + BOTTOM + LEGEND_ROW * legend

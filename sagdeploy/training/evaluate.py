@@ -22,7 +22,7 @@ from sagdeploy.training.checkpoint import (
     read_results,
     read_run,
 )
-from sagdeploy.training.dataset import RAM_BYTES, Bags, extractor_kind, open_bags
+from sagdeploy.training.dataset import Bags, extractor_kind, open_bags
 from sagdeploy.training.intervals import Interval
 from sagdeploy.training.judgement import Judged, averaged, judge_slides
 from sagdeploy.training.landmarks import Landmarks, read_landmarks
@@ -88,7 +88,6 @@ def evaluate_run(
     *,
     faithful_seeds: int = FAITHFUL_SEEDS,
     resamples: int = RESAMPLES,
-    ram_bytes: int = RAM_BYTES,
 ) -> Evaluation:
     """Evaluate every seed of a run, and write its evaluation and predictions of that split.
 
@@ -98,7 +97,7 @@ def evaluate_run(
     """
     record = read_run(run)
     slides = _slides(cohort, split, read_results(run))
-    bags = open_bags(slides, bags_folder, classes=record.classes, ram_bytes=ram_bytes)
+    bags = open_bags(slides, bags_folder, classes=record.classes)
     _refuse_other_bags(bags, record, f"{bags_folder}: of another tile plan or extractor than {run}")
     if split == "test":
         _refuse_leaks(bags, record)

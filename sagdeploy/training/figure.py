@@ -4,11 +4,9 @@ One row a slide that no arm learned from, one column an arm. Slides are JPEG and
 one SVG file, whose letters stay letters.
 """
 
-from base64 import b64encode
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
-from io import BytesIO
 from pathlib import Path
 from textwrap import shorten
 
@@ -19,7 +17,7 @@ from PIL import Image
 from sagdeploy.bags.cohort import Cohort, CohortSlide
 from sagdeploy.errors import CohortError
 from sagdeploy.files import write_bytes
-from sagdeploy.report.overlay import encode_layer, encode_png, shade_layer
+from sagdeploy.report.overlay import data_uri, encode_jpeg, encode_layer, encode_png, shade_layer
 from sagdeploy.report.scale import COLOURS, shades
 from sagdeploy.slides.isolation import open_isolated
 from sagdeploy.slides.tiling import Tiles
@@ -33,7 +31,7 @@ from sagdeploy.training.svg import INK, SOFT, document, text_at
 
 SLIDES = 3
 PANEL_PX, GAP, EDGE, HEAD, CAPTION, FOOT = 340, 16, 24, 70, 46, 62
-OPACITY = 0.6
+OPACITY, QUALITY = 0.6, 88
 LETTERS = 42
 """Of a heading, in a column's width."""
 
@@ -117,7 +115,8 @@ def _row(
 ) -> Iterator[str]:
     """The slide alone, its guidance, and the map of each run, with what is said of them."""
     picture = f'<image id="slide-{index}" width="{PANEL_PX}" height="{one.size_px[1]}"'
-    yield f'<defs>{picture} href="{_uri("jpeg", _jpeg(one.thumbnail))}"/></defs>'
+    slide = data_uri("jpeg", encode_jpeg(one.thumbnail, quality=QUALITY))
+    yield f'<defs>{picture} href="{slide}"/></defs>'
     guidance = one.bag.heuristic_guidance[one.level].numpy()
     below = [f"{one.bag.slide_id}: {classes[one.bag.label]}", ""]
     yield from _panel(index, 0, top, one, None, below)
@@ -144,7 +143,7 @@ def _panel(
     height = one.size_px[1]
     yield f'<g transform="translate({_left(column)} {top})"><use href="#slide-{index}"/>'
     if weights is not None:
-        layer = _uri("png", encode_layer(_shades(one, weights)))
+        layer = data_uri("png", encode_layer(_shades(one, weights)))
         yield (
             f'<image width="{PANEL_PX}" height="{height}" opacity="{OPACITY}"'
             f' style="image-rendering: pixelated" href="{layer}"/>'
@@ -166,7 +165,7 @@ def _shades(one: _Shown, weights: NDArray[np.floating]) -> NDArray[np.uint8]:
 
 def _legend(top: int) -> Iterator[str]:
     """The colours, from least to most."""
-    ramp = _uri("png", encode_png(COLOURS[None, 1:]))
+    ramp = data_uri("png", encode_png(COLOURS[None, 1:]))
     yield text_at(EDGE, top + 14, "Attention: rank among the slide's tiles. Guidance: its share.")
     yield (
         f'<image x="{EDGE}" y="{top + 22}" width="{PANEL_PX}" height="12"'
@@ -178,13 +177,3 @@ def _legend(top: int) -> Iterator[str]:
 
 def _left(column: int) -> int:
     return EDGE + column * (PANEL_PX + GAP)
-
-
-def _jpeg(rgb: Pixels) -> bytes:
-    data = BytesIO()
-    Image.fromarray(rgb).save(data, "JPEG", quality=88)
-    return data.getvalue()
-
-
-def _uri(kind: str, data: bytes) -> str:
-    return f"data:image/{kind};base64,{b64encode(data).decode()}"

@@ -26,8 +26,8 @@ RATES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 FROC_METRICS = ("froc", *(f"froc_at_{rate:g}" for rate in RATES))
 """The mean of the six sensitivities, and each."""
 
-MOST_FALSE = 200
-"""Of a normal slide's false alarms the strongest are kept: 8 a slide are counted at most."""
+BLOCK = 512
+"""Alarms that are weighed at once, of all resamples: more would only take memory."""
 
 Float64 = NDArray[np.float64]
 
@@ -61,7 +61,7 @@ def detect(
     peaks = local_maxima(attention, tiles)
     scores = attention[peaks] / attention.max() * probability
     if lesions is None:
-        return SlideDetections(np.zeros(0), np.sort(scores)[::-1][:MOST_FALSE], is_normal=True)
+        return SlideDetections(np.zeros(0), np.sort(scores)[::-1], is_normal=True)
     best = np.full(len(lesions.outlines) + 1, -np.inf)  # the last one for hits of no lesion
     np.maximum.at(best, lesions.at(tiles.xy_l0[peaks] + np.array(tiles.size_l0) / 2), scores)
     return SlideDetections(best[:-1][~lesions.is_isolated], np.zeros(0), is_normal=False)
@@ -86,18 +86,40 @@ def weighted_froc(slides: Sequence[SlideDetections], weights: Float64) -> dict[s
     lesions, lesion_slide = _joined([slide.lesions for slide in slides])
     order = np.argsort(-false, kind="stable")
     ranked = np.append(false[order], -np.inf)
-    alarms = weights[:, false_slide[order]].cumsum(axis=1)  # (R, D)
     of_lesions = weights[:, lesion_slide]  # (R, L)
     normal = weights @ np.array([float(slide.is_normal) for slide in slides])
     found = []
-    for rate in RATES:
-        refused = ranked[
-            (alarms <= (rate * normal)[:, None]).sum(axis=1)
-        ]  # (R,) the first too many
+    for allowed in _allowed(weights, false_slide[order], np.outer(RATES, normal)):
+        refused = ranked[allowed]  # (R,) the first too many
         hits = of_lesions * (lesions > refused[:, None])
         share = ratio(hits.sum(axis=1), of_lesions.sum(axis=1))
         found.append(np.where(normal > 0, share, np.nan))
     return dict(zip(FROC_METRICS, [np.mean(found, axis=0), *found], strict=True))
+
+
+def _allowed(weights: Float64, alarm_slide: NDArray[np.intp], budgets: Float64) -> NDArray[np.intp]:
+    """How many alarms, the strongest first, each of K budgets of each of R weightings allows.
+
+    Slides of many tiles have tens of thousands of alarms, most of them beyond every budget: no
+    more are weighed than until all are spent.
+    weights:     (R, n) how often each slide counts
+    alarm_slide: (D,) the slide of each alarm
+    budgets:     (K, R)
+    returns:     (K, R)
+    """
+    allowed = np.zeros(budgets.shape, np.intp)
+    raised = np.zeros(len(weights))
+    rows = np.flatnonzero(budgets.max(axis=0) > 0)
+    for start in range(0, len(alarm_slide), BLOCK):
+        rows = rows[raised[rows] <= budgets[:, rows].max(axis=0)]
+        if not len(rows):
+            break
+        block = weights[np.ix_(rows, alarm_slide[start : start + BLOCK])].cumsum(axis=1)
+        block += raised[rows, None]
+        for budget, count in zip(budgets, allowed, strict=True):
+            count[rows] += (block <= budget[rows, None]).sum(axis=1)
+        raised[rows] = block[:, -1]
+    return allowed
 
 
 def _joined(parts: Sequence[Float64]) -> tuple[Float64, NDArray[np.intp]]:

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sagdeploy.guidance.annotations import read_annotations
-from sagdeploy.guidance.cells import read_cells
 from sagdeploy.guidance.lesions import Lesions, find_lesions
 from sagdeploy.guidance.masks import SUFFIXES
+from sagdeploy.pipeline.heuristic import cells_of
 from sagdeploy.training.dataset import Bags, BagSource
 
 
@@ -51,13 +51,21 @@ def read_landmarks(bags: Bags) -> Landmarks:
     elif not normal:
         left_out["froc"] = "slides of every class have annotations: none is free of lesions"
     cells = {
-        source.slide.slide_id: read_cells(path)
+        source.slide.slide_id: found
         for source in bags.sources
-        if (path := source.slide.cells_path) is not None and path.is_file()
+        if (found := _cells(source)) is not None
     }
     if not cells:
         left_out["nuclear density"] = "no slide has cells that can be read"
     return Landmarks(lesions, cells, frozenset() if "froc" in left_out else normal, left_out)
+
+
+def _cells(source: BagSource) -> NDArray[np.float64] | None:
+    """Centres of a slide's cells (M, 2), None where the cohort names no file that is there."""
+    path, size_l0, mpp = source.slide.cells_path, source.slide_size_l0, source.slide_mpp
+    if path is None or not path.is_file() or size_l0 is None or mpp is None:
+        return None
+    return cells_of(source.slide, size_l0=size_l0, slide_mpp=mpp)
 
 
 def _outlines(source: BagSource) -> Path | None:

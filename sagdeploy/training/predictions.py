@@ -47,11 +47,9 @@ def read_predictions(path: Path, classes: Sequence[str]) -> Judged:
 
     ConfigError where there is no such file, ModelError with the line that is not ours.
     """
-    if not path.is_file():
-        raise ConfigError(f"{path}: no predictions", hint="run sagdeploy evaluate")
+    rows = csv.DictReader(StringIO(_text(path), newline=""), strict=True)
     judged: dict[tuple[int, int | None], list[SlideJudgement]] = {}
     try:
-        rows = csv.DictReader(StringIO(path.read_text(encoding="utf-8"), newline=""), strict=True)
         for row in rows:
             key = int(row["seed"]), int(row["fold"]) if row["fold"] else None
             judged.setdefault(key, []).append(_judgement(row, classes))
@@ -63,6 +61,17 @@ def read_predictions(path: Path, classes: Sequence[str]) -> Judged:
     if not judged:
         raise ModelError(f"{path}: names no slide", hint="delete it and evaluate again")
     return judged
+
+
+def _text(path: Path) -> str:
+    if not path.is_file():
+        raise ConfigError(f"{path}: no predictions", hint="run sagdeploy evaluate")
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ModelError(
+            f"{path}: is not ours: {error}", hint="delete it and evaluate again"
+        ) from error
 
 
 def _judgement(row: Mapping[str, str], classes: Sequence[str]) -> SlideJudgement:

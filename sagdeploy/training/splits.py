@@ -57,11 +57,30 @@ Sides = tuple[tuple[CohortSlide, ...], tuple[CohortSlide, ...]]
 
 
 def _held_out(slides: Sequence[CohortSlide], share: float) -> Sides:
-    """Training and validation slides; a larger share where a class has too few patients."""
+    """Training and validation slides; each class has a patient on both sides, whatever the share.
+
+    Validation is the first of several folds, so many of so many that their share is nearest.
+    """
     if not share:
         return tuple(slides), ()
-    parts = max(2, min(round(1 / share), _fewest_patients(slides)))
-    return _folds(slides, parts)[0]
+    taken, of = _fraction(share, _fewest_patients(slides))
+    chosen = {slide.slide_id for _, held in _folds(slides, of)[:taken] for slide in held}
+    return (
+        tuple(slide for slide in slides if slide.slide_id not in chosen),
+        tuple(slide for slide in slides if slide.slide_id in chosen),
+    )
+
+
+def _fraction(share: float, most: int) -> tuple[int, int]:
+    """Numerator and denominator, at most `most`, of the fraction nearest to a share.
+
+    The simplest of those that are equally near; never 0, nor 1.
+    """
+    candidates = [
+        (min(max(1, round(share * parts)), parts - 1), parts)
+        for parts in range(2, max(2, most) + 1)
+    ]
+    return min(candidates, key=lambda fraction: abs(fraction[0] / fraction[1] - share))
 
 
 def _folds(slides: Sequence[CohortSlide], folds: int) -> list[Sides]:

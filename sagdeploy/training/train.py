@@ -59,7 +59,6 @@ class EpochDone:
 
     epochs: int
     loss: float
-    validation_loss: float | None
 
 
 Progress = Callable[[EpochDone], None]
@@ -130,8 +129,7 @@ def train_epoch(state: TrainingState, task: SeedTask) -> EpochDone:
     state.epoch = epoch
     state.rows.append(row)
     _keep_if_better(state, row, settings)
-    validation_loss = row.get("validation_loss")
-    return EpochDone(task.seed, task.fold, epoch, settings.optim.epochs, loss, validation_loss)
+    return EpochDone(task.seed, task.fold, epoch, settings.optim.epochs, loss)
 
 
 def _batches(bags: int, size: int, seed: int, epoch: int) -> list[list[int]]:

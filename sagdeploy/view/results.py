@@ -32,7 +32,11 @@ class Result:
     def _checked(self, name: str) -> Path:
         """A file of the result; ConfigError where it is not the one that was written with it."""
         path = self.folder / name
-        if not path.is_file() or sha256_of(path) != self.record.artefacts.get(name):
+        try:
+            is_ours = path.is_file() and sha256_of(path) == self.record.artefacts.get(name)
+        except OSError:
+            is_ours = False
+        if not is_ours:
             raise ConfigError(
                 f"{self.record.slide_id}: {name} is not the file that {RECORD} names",
                 hint="run sagdeploy predict again",

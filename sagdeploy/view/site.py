@@ -9,14 +9,13 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
-from io import BytesIO
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from sagdeploy.errors import MissingExtraError
+from sagdeploy.report.overlay import encode_jpeg, fitted
 from sagdeploy.report.scale import COLOURS, percentiles, shades
 from sagdeploy.report.tables import AttentionMap
 from sagdeploy.slides.deepzoom import TILE_PX, DeepZoom
@@ -125,9 +124,7 @@ class Site:
         if scale >= len(levels) or rank >= len(levels[scale].top_tiles):
             return None
         level = levels[scale]
-        width, height = level.tile_size_px
-        shrink = max(1.0, max(width, height) / TOP_TILE_PX)
-        size_px = (max(1, round(width / shrink)), max(1, round(height / shrink)))
+        size_px = fitted(level.tile_size_px, TOP_TILE_PX)
         with self._lent(exhibit) as slide:
             if slide is None:
                 return _jpeg(_blank())
@@ -228,6 +225,4 @@ def _json(value: Any) -> Answer:
 
 
 def _jpeg(rgb: NDArray[np.uint8]) -> Answer:
-    data = BytesIO()
-    Image.fromarray(rgb).save(data, "JPEG", quality=88, subsampling=0)
-    return Answer(JPEG, data.getvalue())
+    return Answer(JPEG, encode_jpeg(rgb, quality=88))

@@ -8,8 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 
-from sagdeploy.cli.app import EXTRA_LIBRARIES, WAY, app, run
+from sagdeploy.cli.app import EXTRA_LIBRARIES, RESUMING, WAY, app, run
+from sagdeploy.pipeline.journal import sole_writer
 
 COMMANDS = [command.callback.__name__ for command in app.registered_commands if command.callback]
 
@@ -57,6 +59,21 @@ def test_quiet_may_stand_anywhere_and_leaves_results(
     assert capsys.readouterr().err == ""
     assert run(["info", "--quiet", str(tmp_path / "none.svs")]) == 3
     assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_quiet_leaves_diagnoses_on_stdout_and_failures_on_stderr(
+    painted: Path, repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["--quiet", "predict", "--repository", str(repository), "--out", str(tmp_path / "o")]
+    assert run([*command, str(painted)]) == 0
+    said = capsys.readouterr()
+    assert said.out.startswith(f"{painted.stem}: ")
+    assert said.err == ""
+    (tmp_path / "bad.svs").write_bytes(b"")
+    assert run([*command, str(tmp_path / "bad.svs")]) == 3
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "bad: " in said.err
 
 
 def test_colour_is_for_terminals_that_want_it(tmp_path: Path) -> None:
@@ -121,3 +138,34 @@ def test_only_the_command_line_prints() -> None:
     for path in package.rglob("*.py"):
         names = {n.id for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Name)}
         assert "print" not in names or path.parent.name == "cli", path
+
+
+@pytest.mark.parametrize(
+    "arguments", [["extract", "--extractor", "stain_texture", "--out"], ["guide", "--bags"]]
+)
+def test_a_folder_of_bags_has_one_writer_from_the_first_byte(
+    arguments: list[str], cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command, *options = arguments
+    with sole_writer(tmp_path):
+        assert run([command, str(cohort), *options, str(tmp_path)]) == 7
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "another run writes into it" in line
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_only_a_command_that_resumes_says_so(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(typer.Typer, "__call__", interrupt)
+    assert run([command, "--quiet"]) == 130
+    said = "error: interrupted" + "; the same command resumes" * (command in RESUMING)
+    assert capsys.readouterr().err == f"{said}\n"
+    (registered,) = [c for c in app.registered_commands if WAY[command] == c.short_help]
+    assert registered.callback is not None
+    help_says_so = "the same command resumes" in (registered.callback.__doc__ or "")
+    assert help_says_so == (command in RESUMING)

@@ -11,7 +11,13 @@ from torch import Tensor, nn
 
 from sagdeploy.errors import ExportError
 from sagdeploy.export.graph import DiagnosisGraph, export_diagnosis, export_extractor, save_graph
-from sagdeploy.export.parity import BAG_TILES, TOLERANCE, difference, measure_parity
+from sagdeploy.export.parity import (
+    BAG_TILES,
+    TOLERANCE,
+    diagnosis_parity,
+    difference,
+    extractor_parity,
+)
 from sagdeploy.models.attention import ModelOutput, masked_softmax
 from sagdeploy.serving.runtime import load_graph
 
@@ -150,16 +156,10 @@ def test_a_diagnosis_says_what_pytorch_says(
     assert [tensor.dims for tensor in outputs[:2]] == [(3,), (3,)]
     for tensor in outputs[2:]:
         assert tensor.dims == ((layers * heads, -1) if "heads" in tensor.name else (-1,))
-    parity = measure_parity(
-        extractor=convolution(),
-        extractor_onnx=extractor_onnx,
-        model=model,
-        diagnosis_onnx=path,
-        temperature=1.7,
-    )
-    assert parity.tiles == BAG_TILES == (1, 7, 500)
-    assert len(parity.extractor) == len(parity.diagnosis) == 3
-    assert max(parity.extractor + parity.diagnosis) < TOLERANCE / 10
+    of_diagnosis = diagnosis_parity(model, path, temperature=1.7)
+    of_extractor = extractor_parity(convolution(), extractor_onnx)
+    assert len(of_extractor) == len(of_diagnosis) == len(BAG_TILES) == 3
+    assert max(of_extractor + of_diagnosis) < TOLERANCE / 10
 
 
 def test_temperature_moves_probabilities_and_not_logits() -> None:
@@ -187,25 +187,9 @@ def test_another_model_than_the_exported_one_is_refused(
     exported, other = Attention(), Attention()
     path = export_diagnosis(exported, tmp_path / "d.onnx", magnifications=1, features=FEATURES)
     with pytest.raises(ExportError, match=r"diagnosis: .* differs from PyTorch by \d\.\de"):
-        measure_parity(
-            extractor=None, extractor_onnx=extractor_onnx, model=other, diagnosis_onnx=path
-        )
+        diagnosis_parity(other, path)
     with pytest.raises(ExportError, match="extractor: "):
-        measure_parity(
-            extractor=Convolution(),
-            extractor_onnx=extractor_onnx,
-            model=exported,
-            diagnosis_onnx=path,
-        )
-
-
-def test_an_extractor_without_pytorch_has_no_parity(tmp_path: Path, extractor_onnx: Path) -> None:
-    model = Attention()
-    path = export_diagnosis(model, tmp_path / "d.onnx", magnifications=1, features=FEATURES)
-    parity = measure_parity(
-        extractor=None, extractor_onnx=extractor_onnx, model=model, diagnosis_onnx=path
-    )
-    assert parity.extractor == ()
+        extractor_parity(Convolution(), extractor_onnx)
 
 
 def test_a_difference_is_relative_above_one_and_never_hides_nan() -> None:

@@ -9,17 +9,21 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.stats import spearmanr
 
-from sagdeploy.bags.cohort import read_cohort
+from sagdeploy.bags.cohort import CohortSlide, read_cohort
 from sagdeploy.errors import ExportError
 from sagdeploy.export.margin import (
+    Pair,
     SlideChange,
     centred_cosines,
     margin_of,
+    measure_margin,
     rank_correlation,
     refuse_beyond,
 )
 from sagdeploy.export.samples import SLIDES, TILES_A_SLIDE, sample_tiles
 from sagdeploy.manifest import Margin
+from sagdeploy.serving.local import LocalEngine
+from sagdeploy.serving.runtime import load_graph
 from sagdeploy.slides.tiling import TilePlan
 
 FINE = Margin(
@@ -62,6 +66,17 @@ def test_a_tile_that_is_the_mean_agrees_with_itself_alone() -> None:
 def change(label: int, whole: float, reduced: float, ranks: tuple[float, ...]) -> SlideChange:
     probabilities = np.array([(1 - whole, whole), (1 - reduced, reduced)])
     return SlideChange(np.array([0.9, 1.0]), ranks, probabilities, label)
+
+
+def test_no_slide_without_a_label_is_measured(repository: Path) -> None:
+    whole, diagnosis = (
+        load_graph(repository / f"sag_{part}" / "1" / "model.onnx")
+        for part in ("extractor", "diagnosis")
+    )
+    manifest = LocalEngine(repository).manifest("sag")
+    pair = Pair(whole, whole, diagnosis, manifest.plan, manifest.classes)
+    with pytest.raises(AssertionError):
+        measure_margin(pair, [CohortSlide("s", Path("s.tif"))], np.zeros(3, np.float32))
 
 
 def test_a_margin_is_means_and_the_worst_probability() -> None:

@@ -110,6 +110,17 @@ def test_channels_of_any_width_survive_before_an_instance_norm(tmp_path: Path) -
     assert likeness(uneven, reduced("int8", uneven)) > 0.98
 
 
+@pytest.mark.parametrize("bias", ["", "made"])
+def test_a_bias_that_is_not_stored_is_none_of_ours_to_move(tmp_path: Path, bias: str) -> None:
+    source = write_extractor(tmp_path / "fp32.onnx", norm=True)
+    model = onnx.load(source)
+    first, *_ = (node for node in model.graph.node if node.op_type == "Conv")
+    model.graph.node.insert(0, onnx.helper.make_node("Identity", [first.input[2]], ["made"]))
+    first.input[2] = bias
+    onnx.save(model, source)
+    assert likeness(source, reduced("int8", source)) > 0.98
+
+
 def test_without_a_norm_uneven_channels_do_not(tmp_path: Path) -> None:
     uneven = write_extractor(tmp_path / "uneven.onnx", widths=(0.01, 1000))
     assert likeness(uneven, reduced("int8", uneven)) < 0.9

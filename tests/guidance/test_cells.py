@@ -86,7 +86,7 @@ def test_real_cells_cluster_at_10x_alone(shared_data: Path) -> None:
     cells = read_cells(shared_data / "tiles" / "brecahad" / "10015-cells.csv")
     assert len(cells) == 243
     assert not cell_regions(cells, slide_mpp=0.25).regions.is_empty
-    assert cell_regions(cells, slide_mpp=0.25, mpp=0.25).regions.is_empty
+    assert cell_regions(cells, slide_mpp=1.0).regions.is_empty
 
 
 def test_cells_from_points_and_outlines(tmp_path: Path) -> None:

@@ -20,6 +20,15 @@ class Mean(nn.Module):
         self.classifier = nn.Linear(features, classes)
         self.depth = depth
 
+class Deep(Mean):
+    def __init__(self, *, width: "int", **sizes):
+        super().__init__(**sizes)
+        self.hidden = nn.Linear(width, width)
+
+class Typed(Mean):
+    def __init__(self, *, depth: int = 1, **sizes):
+        super().__init__(depth=depth, **sizes)
+
 answer = 42
 """
 
@@ -64,6 +73,38 @@ def test_a_model_that_cannot_be_is_refused_in_one_line(
         build_model(name, **SIZES)
     assert "\n" not in str(refusal.value)
     assert refusal.value.hint or "torch module" in reason
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("abmil", {"hidden": "x"}),
+        ("abmil", {"hidden": 8.0}),
+        ("abmil", {"hidden": True}),
+        ("abmil", {"dropout": "0.1"}),
+        ("scatnet", {"tied": "no"}),
+        ("scatnet", {"dim": "128"}),
+        ("own_models_of_a_test:Typed", {"depth": "x"}),
+        ("own_models_of_a_test:Deep", {"width": "x"}),
+    ],
+)
+def test_an_option_of_another_type_is_refused_in_one_line(
+    own_module: str, name: str, options: dict[str, Any]
+) -> None:
+    with pytest.raises(ConfigError, match=f"model {name}: ") as refusal:
+        build_model(name, **SIZES, options=options)
+    assert "\n" not in str(refusal.value)
+    assert refusal.value.hint
+
+
+def test_a_whole_number_will_do_for_any_number() -> None:
+    build_model("abmil", **SIZES, options={"dropout": 0})
+
+
+@pytest.mark.parametrize("size", ["features", "classes", "magnifications"])
+def test_a_size_is_no_option(size: str) -> None:
+    with pytest.raises(ConfigError, match=f"{size} cannot be an option"):
+        build_model("abmil", **SIZES, options={size: 5})
 
 
 def test_an_unknown_option_is_refused_with_those_there_are() -> None:

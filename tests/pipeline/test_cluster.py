@@ -86,7 +86,7 @@ def undisturbed(
 
 
 def batch_into(out: Path, repository: Path) -> Batch:
-    return Batch(LocalEngine(repository), ModelChoice("sag"), out, PredictOptions(workers=1))
+    return Batch(LocalEngine(repository), ModelChoice("sag"), out, PredictOptions())
 
 
 def tree(folder: Path) -> dict[str, bytes]:

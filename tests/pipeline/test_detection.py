@@ -15,7 +15,7 @@ from sagdeploy.slides.tissue import find_tissue
 
 def test_blocks_find_what_the_whole_slide_shows(painted: Path) -> None:
     with open_slide(painted) as slide:
-        tissue = find_tissue(slide)
+        tissue = find_tissue(slide, 0.5)
         whole = find_cells(slide, tissue, slide_mpp=0.5, workers=1)
         found = find_cells(slide, tissue, slide_mpp=0.5, workers=2, block_px=400)
         once = detect_cells(slide.read((0, 0), slide.size_l0, slide.size_l0), 0.5) + 0.5
@@ -28,4 +28,4 @@ def test_blocks_find_what_the_whole_slide_shows(painted: Path) -> None:
 
 def test_a_slide_too_coarse_for_nuclei_is_refused(painted: Path) -> None:
     with open_slide(painted) as slide, pytest.raises(NotAnalysableError, match="too coarse"):
-        find_cells(slide, find_tissue(slide), slide_mpp=0.9)
+        find_cells(slide, find_tissue(slide, 0.5), slide_mpp=0.9)

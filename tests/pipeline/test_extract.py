@@ -1,6 +1,10 @@
 """Bags say where they come from, and are made anew only when that changes."""
 
+import errno
+import hashlib
+import os
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,21 +13,21 @@ import h5py
 import numpy as np
 import pytest
 
-from sagdeploy.bags.bag import read_bag, with_guidance, write_bag
+from sagdeploy.bags.bag import with_guidance
+from sagdeploy.bags.bagfile import read_bag, write_bag
 from sagdeploy.bags.card import read_card
 from sagdeploy.bags.cohort import Cohort, CohortSlide, read_cohort
 from sagdeploy.errors import BagError, ConfigError
 from sagdeploy.export.extractor import ExtractorSource, prepare_extractor
-from sagdeploy.pipeline.extract import (
-    EXTRACTOR_FILE,
-    Extraction,
-    ExtractTask,
-    extract_cohort,
-    extract_slide,
-)
+from sagdeploy.pipeline.bagging import Extraction, ExtractTask, extract_slide
+from sagdeploy.pipeline.extract import EXTRACTOR_FILE, extract_cohort
 from sagdeploy.pipeline.run import read_run
 from sagdeploy.serving.local import FileEngine
+from sagdeploy.slides.slide import open_slide
+from sagdeploy.slides.synthetic import SlideSpec, paint_slide
 from sagdeploy.slides.tiling import TilePlan
+from sagdeploy.slides.tissue import find_tissue
+from tests import dicom
 from tests.bigtiff import without_tiles
 
 PLAN = TilePlan(tile_px=112)
@@ -178,6 +182,54 @@ def test_the_cohorts_scale_wins(tmp_path: Path, painted: Path, extraction: Extra
     extract_slide(tmp_path, extraction, ExtractTask(slide_of(painted, mpp=0.4)))
     header = read_bag(tmp_path / "slide.h5").header
     assert (header.mpp, header.mpp_source) == (0.4, "cohort")
+
+
+def test_tissue_is_looked_for_at_the_cohorts_scale(tmp_path: Path, extraction: Extraction) -> None:
+    path = tmp_path / "large.tiff"
+    paint_slide(path, SlideSpec(seed=3, size_l0=(4100, 3000), grade=1.0))
+    extract_slide(tmp_path, extraction, ExtractTask(slide_of(path, mpp=0.7)))
+    (level,) = read_bag(tmp_path / "slide.h5").magnifications
+    assert level.tiles is not None
+    with open_slide(path) as slide:
+        expected = find_tissue(slide, 0.7).coverage(level.tiles)
+        own = find_tissue(slide, 0.5).coverage(level.tiles)
+    np.testing.assert_array_equal(level.tissue_coverage, expected)
+    assert not np.array_equal(expected, own)
+
+
+def test_a_slide_that_is_written_to_while_it_is_read_leaves_no_bag(
+    tmp_path: Path, painted: Path, extraction: Extraction
+) -> None:
+    path = Path(shutil.copy(painted, tmp_path / "named_patient.tiff"))
+    result = extract_slide(
+        tmp_path, extraction, ExtractTask(slide_of(path)), progress=lambda _: path.touch()
+    )
+    assert result.outcome.exit_code == 3
+    assert result.outcome.message == "changed while it was read; copy the slide again"
+    assert not (tmp_path / "slide.h5").exists()
+
+
+def test_a_slide_whose_storage_fails_is_no_bug(
+    tmp_path: Path, painted: Path, extraction: Extraction, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(hashlib, "file_digest", fail)
+    result = extract_slide(tmp_path, extraction, ExtractTask(slide_of(painted)))
+    assert result.outcome.exit_code == 3
+    assert result.outcome.message == "Input/output error; check the storage"
+
+
+def test_a_bag_of_a_slide_of_several_files_is_made_anew_when_one_of_them_changes(
+    tmp_path: Path, shared_data: Path, extraction: Extraction
+) -> None:
+    whole, half = dicom.write_series(tmp_path / "slide", shared_data / "slides" / dicom.NAME)
+    task = ExtractTask(slide_of(whole, mpp=0.5))
+    extract_slide(tmp_path, extraction, task)
+    assert extract_slide(tmp_path, extraction, task).outcome.message == "up to date"
+    half.write_bytes(half.read_bytes() + bytes(2))
+    assert "tiles" in extract_slide(tmp_path, extraction, task).outcome.message
 
 
 def test_a_folder_keeps_to_one_extractor(bags: Path) -> None:

@@ -7,17 +7,20 @@ import pytest
 from PIL import Image
 from shapely import MultiPolygon, box
 
-from sagdeploy.bags.bag import Bag, BagHeader, Magnification, read_bag, write_bag
+from sagdeploy.bags.bag import Bag, BagHeader, Magnification
+from sagdeploy.bags.bagfile import read_bag, write_bag
 from sagdeploy.bags.cohort import Cohort, CohortSlide
-from sagdeploy.errors import BagError
+from sagdeploy.errors import BagError, OutputError
 from sagdeploy.guidance.annotations import Annotations, outlined, read_annotations, write_asap
 from sagdeploy.manifest import ExtractorCard
 from sagdeploy.pipeline.guide import guide_bag, guide_cohort
 from sagdeploy.pipeline.heuristic import Heuristic
+from sagdeploy.pipeline.journal import sole_writer
 from sagdeploy.pipeline.outcome import SlideOutcome
+from sagdeploy.slides.slide import open_slide
 from sagdeploy.slides.synthetic import PaintedSlide, SlideSpec, paint_slide
 from sagdeploy.slides.tiling import TilePlan, Tiles
-from sagdeploy.slides.tissue import TissueMask
+from sagdeploy.slides.tissue import TissueMask, find_tissue
 from tests.bags.foreign import write_clam, write_trident
 
 SIZE_L0 = (1296, 960)  # wider than high
@@ -100,6 +103,22 @@ def test_tissue_of_another_slide_is_refused() -> None:
     tissue = TissueMask(np.ones((6, 9), bool), SIZE_L0[::-1], 0.1)
     with pytest.raises(BagError, match="its bag is of"):
         guide_bag(make_bag(), tissue=tissue, annotations=None)
+
+
+def test_tissue_is_looked_for_at_the_scale_of_the_bag(tmp_path: Path, row: CohortSlide) -> None:
+    """As when the bag was made: the cohort, not the slide, may have given it."""
+    bag = make_bag()
+    header = bag.header.model_copy(update={"mpp": 2.0, "mpp_source": "cohort"})
+    write_bag(tmp_path / "s1.h5", Bag(header, bag.magnifications))
+    guided(tmp_path, row, tissue=True, heuristic=None)
+    level = read_bag(tmp_path / "s1.h5").magnifications[0]
+    assert level.tiles is not None
+    assert level.tissue_coverage is not None
+    with open_slide(row.located()) as slide:
+        expected = find_tissue(slide, 2.0).coverage(level.tiles)
+        other = find_tissue(slide, 0.5).coverage(level.tiles)
+    np.testing.assert_allclose(level.tissue_coverage, expected, atol=1e-6)
+    assert not np.allclose(expected, other, atol=1e-3)
 
 
 def test_tissue_and_annotations_reach_the_bag(
@@ -255,6 +274,34 @@ def test_a_bad_slide_does_not_stop_the_others(tmp_path: Path, row: CohortSlide) 
     )
     assert [outcome.status for outcome in outcomes] == ["failed", "failed", "failed", "done"]
     assert [outcome.exit_code for outcome in outcomes] == [2, 2, 3, 0]
-    assert "missing.xml" in outcomes[0].message
-    assert "s3.h5: no such bag" in outcomes[1].message
+    assert outcomes[0].message.startswith("annotations: ")
+    assert str(tmp_path) not in "".join(outcome.message for outcome in outcomes)
+    assert outcomes[1].message.startswith("no such bag")
     assert read_bag(tmp_path / "s2.h5").magnifications[0].tissue_coverage is None
+
+
+def test_bags_that_another_run_writes_are_left_alone(tmp_path: Path, row: CohortSlide) -> None:
+    write_bag(tmp_path / "s1.h5", make_bag())
+    before = (tmp_path / "s1.h5").read_bytes()
+    with sole_writer(tmp_path), pytest.raises(OutputError, match="another run"):
+        guided(tmp_path, row, tissue=True)
+    assert (tmp_path / "s1.h5").read_bytes() == before
+
+
+def test_no_other_run_writes_while_bags_are_guided(tmp_path: Path, row: CohortSlide) -> None:
+    write_bag(tmp_path / "s1.h5", make_bag())
+    (tmp_path / ".partial-left.h5").touch()
+    cohort = Cohort((row,), ("normal", "tumour"), "c" * 64)
+    outcomes = guide_cohort(cohort, tmp_path, tissue=True, heuristic=None)
+    assert next(outcomes).status == "done"
+    with pytest.raises(OutputError, match="guide"), sole_writer(tmp_path):
+        pass
+    assert list(outcomes) == []
+    with sole_writer(tmp_path):
+        assert not (tmp_path / ".partial-left.h5").exists()
+
+
+def test_a_folder_that_is_not_there_is_not_made(tmp_path: Path, row: CohortSlide) -> None:
+    with pytest.raises(BagError, match="no folder of bags"):
+        guided(tmp_path / "none", row, tissue=True)
+    assert not (tmp_path / "none").exists()

@@ -1,5 +1,7 @@
 """Files and folders become slides with names of their own."""
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,8 @@ from hypothesis import strategies as st
 
 from sagdeploy.errors import ConfigError
 from sagdeploy.files import SAFE_NAME
-from sagdeploy.pipeline.inputs import collect_slides
+from sagdeploy.pipeline.inputs import collect_slides, named_cohort
+from tests import dicom
 
 
 @pytest.fixture
@@ -16,6 +19,20 @@ def folder(tmp_path: Path) -> Path:
     for name, content in [("b.svs", "1"), ("a.tiff", "2"), ("a.svs", "3"), ("notes.txt", "4")]:
         (tmp_path / name).write_text(content)
     return tmp_path
+
+
+@pytest.fixture
+def nobody(folder: Path) -> Iterator[None]:
+    """The folder, closed to whoever runs the test; root is nobody meanwhile."""
+    user = os.geteuid()
+    folder.chmod(0)
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+        folder.chmod(0o755)
 
 
 def test_a_folder_stands_for_its_slides_in_order(folder: Path) -> None:
@@ -54,6 +71,9 @@ def test_a_pseudonym_is_for_one_slide(folder: Path) -> None:
     assert slide.slide_id == "case-12"
     with pytest.raises(ConfigError, match="3"):
         collect_slides([folder], "case-12")
+    for reserved in ("run.json", "predictions.csv"):
+        with pytest.raises(ConfigError, match=f"no slide can be called {reserved}"):
+            collect_slides([folder / "b.svs"], reserved)
 
 
 def test_a_folder_without_slides_says_so(tmp_path: Path) -> None:
@@ -70,6 +90,50 @@ def test_a_pattern_stands_for_what_fits_it_below_folders_too(folder: Path) -> No
     assert [slide.path.name for slide in found] == ["a.svs", "b.svs", "c.svs", "d.svs"]
     with pytest.raises(ConfigError, match="no slide fits"):
         collect_slides([folder / "*.ndpi"])
+
+
+@pytest.mark.parametrize("pattern", ["**.svs", "ward**/*.svs", "a***.svs"])
+def test_two_stars_stand_alone_in_a_pattern(folder: Path, pattern: str) -> None:
+    with pytest.raises(ConfigError, match=r"\*\* stands for folders"):
+        collect_slides([folder / pattern])
+
+
+def test_a_folder_that_cannot_be_read_says_so(folder: Path, nobody: None) -> None:
+    for path in (folder, folder / "*.svs"):
+        with pytest.raises(ConfigError, match="Permission denied"):
+            collect_slides([path])
+
+
+def test_a_name_that_no_file_can_have_says_so(folder: Path) -> None:
+    with pytest.raises(ConfigError, match="File name too long"):
+        collect_slides([folder / ("x" * 300 + "*.svs")])
+
+
+def test_the_dicom_files_of_one_series_are_one_slide(shared_data: Path, tmp_path: Path) -> None:
+    whole, half = dicom.write_series(tmp_path / "one", shared_data / "slides" / dicom.NAME)
+    other = tmp_path / "one" / "3.dcm"
+    other.write_bytes(dicom.of_series(whole.read_bytes(), 9))
+    (tmp_path / "one" / "0.dcm").write_text("no series")
+    copy, _ = dicom.write_series(tmp_path / "two", whole)
+    names = ["0.dcm", "1.dcm", "3.dcm"]
+    assert [slide.path.name for slide in collect_slides([tmp_path / "one"])] == names
+    below = collect_slides([tmp_path / "**" / "*"])
+    assert [slide.path.name for slide in below] == [*names, "1.dcm"]
+    assert below[-1].path == copy
+    assert len({slide.slide_id for slide in below}) == 4
+    by_a_shell = collect_slides([half, whole, other])
+    assert [slide.path for slide in by_a_shell] == [half, other]
+    assert len(named_cohort([tmp_path / "one"]).slides) == 3
+
+
+def test_the_pixels_of_a_mirax_slide_are_no_slides(tmp_path: Path) -> None:
+    (tmp_path / "case").mkdir()
+    for name in ("case.mrxs", "case/Slidedat.ini", "case/Data0000.dat", "case/preview.tif"):
+        (tmp_path / name).write_text(name)
+    (slide,) = collect_slides([tmp_path / "**" / "*"])
+    assert slide.path.name == "case.mrxs"
+    with pytest.raises(ConfigError, match="no slides in this folder"):
+        collect_slides([tmp_path / "case"])
 
 
 def test_a_file_whose_name_looks_like_a_pattern_is_that_file(folder: Path) -> None:

@@ -1,20 +1,26 @@
 """A slide's diagnosis does not depend on how it was computed."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from sagdeploy.errors import NotAnalysableError
+from sagdeploy.errors import NotAnalysableError, SlideError
 from sagdeploy.manifest import diagnosis_name
 from sagdeploy.pipeline.cautions import Caution
+from sagdeploy.pipeline.diagnose import diagnose_tiles
 from sagdeploy.pipeline.predict import Prediction, PredictOptions, predict_slide
 from sagdeploy.serving.engine import Arrays
 from sagdeploy.serving.local import LocalEngine
 from sagdeploy.slides.isolation import open_isolated
 from sagdeploy.slides.slide import open_slide
+from sagdeploy.slides.source import hash_slide
+from sagdeploy.slides.synthetic import SlideSpec, paint_slide
 from sagdeploy.slides.tiling import Tiles
+from sagdeploy.slides.tissue import find_tissue
+from tests import dicom
 from tests.bigtiff import without_tiles
 
 
@@ -45,9 +51,10 @@ def test_the_number_of_workers_changes_nothing(
     painted: Path, engine: LocalEngine, workers: int
 ) -> None:
     first = predict(painted, engine)
-    again = predict(painted, engine, PredictOptions(workers=workers))
-    np.testing.assert_array_equal(first.diagnosis.probabilities, again.diagnosis.probabilities)
-    np.testing.assert_array_equal(first.diagnosis.attention[0], again.diagnosis.attention[0])
+    with open_slide(painted) as slide:
+        again = diagnose_tiles(slide, first.tiles, engine, first.manifest, workers=workers)
+    np.testing.assert_array_equal(first.diagnosis.probabilities, again.probabilities)
+    np.testing.assert_array_equal(first.diagnosis.attention[0], again.attention[0])
 
 
 class OneRequest(LocalEngine):
@@ -108,6 +115,38 @@ def test_attention_off_tissue_beyond_what_was_validated_is_a_warning(
         warned = predict_slide(slide, "a-slide", engine, manifest)
     assert [caution.code for caution in warned.warnings] == codes
     assert plain.warnings == ()
+
+
+def test_tissue_is_looked_for_at_the_forced_scale(tmp_path: Path, engine: LocalEngine) -> None:
+    path = tmp_path / "large.tiff"
+    paint_slide(path, SlideSpec(seed=3, size_l0=(4100, 3000), grade=1.0))
+    with open_slide(path) as slide:
+        expected = find_tissue(slide, 0.7)
+        own = find_tissue(slide, 0.5)
+    forced = predict(path, engine, PredictOptions(mpp=0.7))
+    assert forced.tissue.share == expected.share != own.share
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda half: half.touch(), lambda half: half.unlink(missing_ok=True)],
+)
+def test_a_dicom_slide_of_which_another_file_changes_is_refused(
+    change: Callable[[Path], None], tmp_path: Path, shared_data: Path, engine: LocalEngine
+) -> None:
+    whole, half = dicom.write_series(tmp_path, shared_data / "slides" / dicom.NAME)
+    options = PredictOptions(mpp=0.5)
+    prediction = predict(whole, engine, options)
+    size_bytes = whole.stat().st_size + half.stat().st_size
+    facts = prediction.slide
+    assert (facts.sha256, facts.size_bytes) == (hash_slide(half), size_bytes)
+    with (
+        open_slide(whole) as slide,
+        pytest.raises(SlideError, match=r"1\.dcm: changed while it was read"),
+    ):
+        predict_slide(
+            slide, "a", engine, engine.manifest("sag"), options, progress=lambda _: change(half)
+        )
 
 
 def test_missing_pixels_are_recorded_and_warned_of(

@@ -1,6 +1,7 @@
 """The journal of a run is checked by its own hash and by a published schema."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
@@ -14,6 +15,7 @@ from sagdeploy.pipeline.run import RUN_FILE, RunFacts, read_run, run_schema
 
 SCHEMA = Path(__file__).parents[2] / "schemas" / "run.schema.json"
 FACTS = RunFacts("predict", "ONNX Runtime", "sag", {"mpp": None})
+EXTRACTION = replace(FACTS, command="extract")
 DONE = SlideOutcome("a", "done", 0, "naevus 0.9")
 
 
@@ -65,6 +67,35 @@ def test_the_next_run_knows_what_was_written_before(tmp_path: Path) -> None:
             assert journal.known() == {"a": "ab"}
 
 
+def test_a_run_over_some_slides_hands_on_what_is_known_of_the_others(tmp_path: Path) -> None:
+    with sole_run(tmp_path, EXTRACTION, ["a", "b"]) as journal:
+        journal.add(DONE, seconds=1, sha256="ab")
+        journal.add(replace(DONE, slide_id="b"), seconds=1, sha256="cd")
+    for _ in range(2):
+        with sole_run(tmp_path, EXTRACTION, ["b"]) as journal:
+            pass
+    assert read_run(tmp_path / RUN_FILE).earlier == {"a": "ab"}
+    with sole_run(tmp_path, EXTRACTION, ["a", "b", "c"]) as journal:
+        assert journal.known() == {"a": "ab", "b": "cd"}
+    assert read_run(tmp_path / RUN_FILE).earlier == {}
+
+
+def test_what_is_known_of_a_slide_outlives_a_run_in_which_it_failed(tmp_path: Path) -> None:
+    with sole_run(tmp_path, EXTRACTION, ["a"]) as journal:
+        journal.add(DONE, seconds=1, sha256="ab")
+    with sole_run(tmp_path, EXTRACTION, ["a"]) as journal:
+        journal.add(SlideOutcome("a", "failed", 3, "a.svs: no such file"), seconds=1)
+    with sole_run(tmp_path, EXTRACTION, ["a"]) as journal:
+        assert journal.known() == {"a": "ab"}
+
+
+def test_the_journal_of_another_command_says_nothing(tmp_path: Path) -> None:
+    with sole_run(tmp_path, FACTS, ["a"]) as journal:
+        journal.add(DONE, seconds=1, sha256="ab")
+    with sole_run(tmp_path, EXTRACTION, ["b"]) as journal:
+        assert journal.known() == journal.earlier == {}
+
+
 def test_a_journal_that_was_changed_is_not_trusted(tmp_path: Path) -> None:
     with sole_run(tmp_path, FACTS, ["a"]) as journal:
         journal.add(DONE, seconds=1, sha256="ab")
@@ -86,3 +117,13 @@ def test_what_a_killed_run_left_is_swept_by_the_next(tmp_path: Path) -> None:
     (tmp_path / ".partial-x").mkdir()
     with sole_run(tmp_path, FACTS, []):
         assert not (tmp_path / ".partial-x").exists()
+
+
+def test_what_a_killed_worker_left_is_swept_at_the_end_of_its_run(tmp_path: Path) -> None:
+    with sole_run(tmp_path, FACTS, ["a"]):
+        (tmp_path / ".partial-x").mkdir()
+    assert not (tmp_path / ".partial-x").exists()
+    with sole_run(tmp_path, FACTS, ["a"]) as journal:
+        (tmp_path / ".partial-x").mkdir()
+        journal.stop()
+    assert (tmp_path / ".partial-x").exists()  # of a worker elsewhere, perhaps

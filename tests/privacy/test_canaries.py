@@ -6,6 +6,7 @@ the cohort's choice. Then real processes go the whole way, with slides that fail
 """
 
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from sagdeploy.cli.app import run
 from sagdeploy.slides.slide import open_slide
 from sagdeploy.slides.synthetic import SlideSpec, paint_slide
 from tests.bigtiff import DESCRIPTION, with_tag, write_svs
@@ -158,3 +160,22 @@ def test_label_and_macro_images_are_never_asked_for() -> None:
     package = Path(__file__).parents[2] / "sagdeploy"
     for path in package.rglob("*.py"):
         assert "associated_image" not in path.read_text(encoding="utf-8"), path
+
+
+def test_a_damaged_model_is_told_of_without_its_place(
+    repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = tmp_path / CANARIES["user"]
+    models = shutil.copytree(repository, place / "models")
+    graph = next(models.glob("*_extractor/1/model.onnx"))
+    graph.write_bytes(graph.read_bytes()[:-1] + b"\0")
+    paint_slide(tmp_path / "slide.tiff", SlideSpec(seed=1, size_l0=(640, 470), grade=1.0))
+    command = ["predict", str(tmp_path / "slide.tiff"), "--repository", str(models)]
+    assert run([*command, "--out", str(tmp_path / "out"), "--json"]) == 5
+    assert "is not the file that was published" in (tmp_path / "out" / "run.json").read_text()
+    written = "".join(
+        path.read_text() for path in (tmp_path / "out").rglob("*.*") if path.is_file()
+    )
+    for text in (written, capsys.readouterr().out):
+        assert CANARIES["user"] not in text
+        assert str(tmp_path) not in text

@@ -80,7 +80,7 @@ def _prediction(*, scales: int = 1, temperature: float = 1.5, **changes: object)
         ),
         tissue=TissueFacts(0.25, 0.06),
         options=PredictOptions(),
-        engine="Triton 2.51.0 at pathology-07.hospital.example:8000",
+        engine="Triton 2.51.0",
         counts={"tiles": sum(map(len, tiles))},
         warnings=(),
     )

@@ -13,6 +13,7 @@ from sagdeploy.report.overlay import (
     MIN_WIDTH_PX,
     encode_layer,
     encode_png,
+    fitted,
     render_overlay,
     shade_layer,
 )
@@ -26,6 +27,15 @@ def lattice(columns: int, rows: int, size_l0: tuple[int, int]) -> Tiles:
     x, y = np.arange(columns) * size_l0[0], np.arange(rows) * size_l0[1]
     corners = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
     return Tiles(corners.astype(np.int64), size_l0, size_l0, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("size_px", "fits"), [((512, 300), (256, 150)), ((256, 9), (256, 9)), ((3, 2000), (1, 256))]
+)
+def test_a_picture_is_made_smaller_and_never_larger(
+    size_px: tuple[int, int], fits: tuple[int, int]
+) -> None:
+    assert fitted(size_px, 256) == fits
 
 
 def test_the_hottest_tile_lights_up_exactly_its_pixels() -> None:

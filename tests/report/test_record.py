@@ -72,15 +72,6 @@ def test_the_same_prediction_is_the_same_bytes(make_prediction: Callable[..., Pr
     assert canonical_json(first) == canonical_json(second)
 
 
-def test_a_record_names_no_host_and_no_folder(make_prediction: Callable[..., Prediction]) -> None:
-    engines = {
-        "Triton 2.51.0 at pathology-07.hospital.example:8000": "Triton 2.51.0",
-        "ONNX Runtime 1.31.1 on CPU, /home/jane/models": "ONNX Runtime 1.31.1 on CPU",
-    }
-    for description, kept in engines.items():
-        assert record_of(make_prediction(engine=description), {}).engine == kept
-
-
 def test_the_diagnosis_is_the_likeliest_class(prediction: Prediction) -> None:
     diagnosis = record_of(prediction, {}).prediction
     assert diagnosis is not None

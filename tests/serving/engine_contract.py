@@ -163,6 +163,15 @@ class EngineContract:
         assert engine.description
         assert "\n" not in engine.description
 
+    def test_description_is_the_name_and_a_place_that_the_name_does_not_tell(
+        self, engine: Engine
+    ) -> None:
+        assert engine.description.startswith(engine.name)
+        place = engine.description.removeprefix(engine.name)
+        assert len(place) > 4
+        assert "/" not in engine.name
+        assert ":" not in engine.name
+
     def test_manifest_is_the_latest_unless_a_version_is_named(self, engine: Engine) -> None:
         assert engine.manifest("small").version == 2
         assert engine.manifest("small", 1).version == 1

@@ -39,7 +39,7 @@ class Handler(BaseHTTPRequestHandler):
         """Server, model and configuration."""
         self.server.asked.append(self.path)
         answers: dict[str, Any] = {
-            "/v2": {"name": "triton", "version": "26.07"},
+            "/v2": {"name": "pathology-07", "version": self.server.version},
             f"/v2/models/{MODEL}": SIGNATURE,
             f"/v2/models/{MODEL}/versions/1": SIGNATURE,
             f"/v2/models/{MODEL}/config": {"name": MODEL},
@@ -145,6 +145,7 @@ class FaultServer(ThreadingHTTPServer):
         """What answers the next inference requests, in turn; then they are answered well."""
         self.asked: list[str] = []
         """Path of each request, in turn."""
+        self.version = "26.07"
         self.is_ready = True
         self.shares_memory = False
         self.regions: dict[str, NDArray[np.uint8]] = {}

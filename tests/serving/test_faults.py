@@ -231,6 +231,10 @@ def test_readiness_is_what_the_server_says(server: FaultServer, engine: TritonEn
     assert engine.description == f"Triton 26.07 at {server.url}"
 
 
+def test_the_name_is_not_that_of_a_machine(engine: TritonEngine) -> None:
+    assert engine.name == "Triton 26.07"
+
+
 def test_a_model_without_manifest_is_refused(engine: TritonEngine) -> None:
     with pytest.raises(ModelError, match="has no manifest"):
         engine.manifest(MODEL)

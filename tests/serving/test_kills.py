@@ -60,7 +60,7 @@ def predict_all(
 ) -> BatchResult:
     """Results of the batch, the server killed so many times meanwhile."""
     engine, saboteur = TritonEngine(server.url), Saboteur(server, kills)
-    batch = Batch(engine, ModelChoice("small"), out, PredictOptions(workers=2))
+    batch = Batch(engine, ModelChoice("small"), out, PredictOptions())
     try:
         return server.run(
             lambda: predict_batch(slides, batch, report=saboteur.report, progress=saboteur.progress)

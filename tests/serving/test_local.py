@@ -1,5 +1,6 @@
 """ONNX Runtime in process serves what Triton serves, and refuses what was tampered with."""
 
+import pickle
 import shutil
 import subprocess
 import sys
@@ -7,7 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
 
 from sagdeploy.errors import ModelError, RepositoryError
 from sagdeploy.serving.local import FileEngine, LocalEngine
@@ -17,7 +21,7 @@ from tests.serving.engine_contract import EngineContract, features_of, some_tile
 @pytest.fixture(scope="module")
 def engine(repository: Path) -> Iterator[LocalEngine]:
     """An engine for the contract."""
-    engine = LocalEngine(repository, threads=1)
+    engine = LocalEngine(repository)
     yield engine
     engine.close()
 
@@ -145,6 +149,49 @@ def test_a_single_file_is_an_engine_too(repository: Path) -> None:
         engine.infer("any name", {"tiles": tiles[:, :5]})
     with pytest.raises(ModelError):
         engine.manifest("any name")
+
+
+def test_a_file_that_has_changed_arrives_anew_and_never_as_the_old_one(
+    repository: Path, tmp_path: Path
+) -> None:
+    path, tiles = tmp_path / "extractor.onnx", some_tiles(3)
+    shutil.copy(repository / "small_extractor/1/model.onnx", path)
+    sent = pickle.dumps(FileEngine(path))
+    arrived = pickle.loads(sent)
+    assert pickle.loads(sent) is arrived
+    path.write_bytes(half_features(path))
+    other = pickle.loads(pickle.dumps(FileEngine(path)))
+    np.testing.assert_allclose(features(other, tiles), features(arrived, tiles) / 2, rtol=1e-6)
+    with pytest.raises(ModelError, match="SHA-256"):
+        pickle.loads(sent)
+
+
+def test_a_version_that_is_published_meanwhile_arrives(copied: Path, tmp_path: Path) -> None:
+    config = copied / "small/config.pbtxt"
+    latest = config.read_text()
+    edit(config, "versions: 2", "versions: 1")
+    edit(config, "model_version: 2", "model_version: 1")
+    sent = pickle.dumps(LocalEngine(copied))
+    arrived = pickle.loads(sent)
+    assert arrived.manifest("small").version == 1
+    assert pickle.loads(sent) is arrived
+    config.write_text(latest)
+    assert pickle.loads(pickle.dumps(LocalEngine(copied))).manifest("small").version == 2
+
+
+def features(engine: FileEngine, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
+    found: NDArray[np.float32] = engine.infer("any", {"tiles": tiles})["features"]
+    return found
+
+
+def half_features(path: Path) -> bytes:
+    """The same extractor with features half as large."""
+    model = onnx.load(path)
+    (last,) = [node for node in model.graph.node if "features" in node.output]
+    last.output[:] = ["whole"]
+    model.graph.initializer.append(numpy_helper.from_array(np.array(0.5, np.float32), "half"))
+    model.graph.node.append(helper.make_node("Mul", ["whole", "half"], ["features"]))
+    return bytes(model.SerializeToString())
 
 
 def test_a_client_predicts_without_torch_onnx_or_grpc(repository: Path) -> None:

@@ -6,17 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sagdeploy.bags.bag import Bag, read_bag
+from sagdeploy.bags.bag import Bag
+from sagdeploy.bags.bagfile import read_bag
 from sagdeploy.bags.card import read_card, write_card
 from sagdeploy.bags.cohort import read_cohort
 from sagdeploy.cli.app import run
 from sagdeploy.errors import BagError
 from sagdeploy.manifest import Manifest
-from sagdeploy.pipeline.extract import (
-    Extraction,
-    extract_cohort,
-    served_extraction,
-)
+from sagdeploy.pipeline.bagging import Extraction
+from sagdeploy.pipeline.extract import extract_cohort, served_extraction
 from sagdeploy.serving.local import LocalEngine
 from sagdeploy.serving.server import TritonServer
 from sagdeploy.slides.tiling import TilePlan

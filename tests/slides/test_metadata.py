@@ -45,7 +45,7 @@ def test_nothing_to_contradict_is_no_contradiction() -> None:
 def test_missing_metadata_are_an_error_with_the_way_out() -> None:
     with pytest.raises(NotAnalysableError, match=r"a\.svs: no microns per pixel") as caught:
         resolve_mpp((None, None), name="a.svs")
-    assert caught.value.hint.startswith("pass --mpp 0.25")
+    assert caught.value.hint.startswith("give the scanner's true value: predict --mpp 0.25")
 
 
 @pytest.mark.parametrize("text", ["0,499", "", "0.5um", "0", "-0.5", "nan", "inf", "1e999"])

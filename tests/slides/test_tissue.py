@@ -172,7 +172,7 @@ def test_the_mask_of_a_slide_lies_on_its_tissue(tmp_path: Path, mpp: float | Non
     section = ellipse(2000, 1300)
     path = write_slide(tmp_path / "a.tif", paint((section, STAINS["eosin"])), mpp)
     with open_slide(path) as slide:
-        tissue = find_tissue(slide)
+        tissue = find_tissue(slide, mpp)
     assert tissue.size_l0 == (2000, 1300)
     assert tissue.share == pytest.approx(section.mean(), rel=0.06)
     x, y, width, height = tissue.bounding_box_l0()
@@ -187,14 +187,24 @@ def test_a_slide_without_tissue_is_refused(tmp_path: Path, colour: tuple[int, in
         open_slide(write_slide(tmp_path / "blank.tif", picture, 0.5)) as slide,
         pytest.raises(NotAnalysableError, match=r"blank\.tif: no tissue: 0\.00%") as caught,
     ):
-        find_tissue(slide)
+        find_tissue(slide, 0.5)
     assert caught.value.hint
 
 
 def test_an_absurd_scale_does_not_make_a_huge_mask(tmp_path: Path) -> None:
     section = paint((ellipse(2600, 300), STAINS["eosin"]))
     with open_slide(write_slide(tmp_path / "a.tif", section, 900.0)) as slide:
-        assert max(find_tissue(slide).mask.shape) == 2048
+        assert max(find_tissue(slide, 900.0).mask.shape) == 2048
+
+
+@pytest.mark.parametrize(("mpp", "width"), [(2.0, 650), (1.0, 325), (0.5, 256), (None, 256)])
+def test_the_scale_that_is_given_is_that_of_the_mask(
+    tmp_path: Path, mpp: float | None, width: int
+) -> None:
+    """Whatever the slide's own metadata say."""
+    picture = paint((ellipse(2600, 1300), STAINS["eosin"]))
+    with open_slide(write_slide(tmp_path / "a.tif", picture, 1.5)) as slide:
+        assert find_tissue(slide, mpp).mask.shape == (width // 2, width)
 
 
 def test_share_and_box_are_those_of_the_mask() -> None:
@@ -271,7 +281,7 @@ def test_real_slides_have_the_tissue_one_sees(
     shared_data: Path, name: str, share: float, box: tuple[int, int, int, int]
 ) -> None:
     with open_slide(shared_data / "slides" / name) as slide:
-        tissue = find_tissue(slide)
+        tissue = find_tissue(slide, slide.resolve_mpp(trust=True).value)
         reach = 0.02 * max(slide.size_l0)
     x, y, width, height = tissue.bounding_box_l0()
     assert tissue.share == pytest.approx(share, abs=0.03)

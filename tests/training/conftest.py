@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sagdeploy.bags.bag import Bag, BagHeader, Magnification, write_bag
+from sagdeploy.bags.bag import Bag, BagHeader, Magnification
+from sagdeploy.bags.bagfile import write_bag
 from sagdeploy.bags.cohort import Cohort, CohortSlide, read_cohort, write_cohort
 from sagdeploy.manifest import ExtractorCard
 from sagdeploy.slides.tiling import TilePlan, Tiles

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from sagdeploy.bags.bag import read_bag, with_guidance, write_bag
+from sagdeploy.bags.bag import with_guidance
+from sagdeploy.bags.bagfile import read_bag, write_bag
 from sagdeploy.bags.cohort import Cohort
 from sagdeploy.config import GuidanceSettings, TrainSettings
 from sagdeploy.errors import ConfigError

@@ -8,7 +8,8 @@ import pytest
 import shapely
 import torch
 
-from sagdeploy.bags.bag import read_bag, with_guidance, write_bag
+from sagdeploy.bags.bag import with_guidance
+from sagdeploy.bags.bagfile import read_bag, write_bag
 from sagdeploy.bags.cohort import Cohort
 from sagdeploy.config import TrainSettings
 from sagdeploy.errors import BagError, CohortError, ConfigError, ModelError

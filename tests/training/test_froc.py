@@ -1,3 +1,4 @@
+import tracemalloc
 from collections.abc import Sequence
 
 import numpy as np
@@ -103,6 +104,30 @@ def test_without_lesions_or_normal_slides_there_is_no_froc(
     slides: Sequence[SlideDetections],
 ) -> None:
     assert np.isnan(weighted_froc(slides, np.ones((1, 1)))["froc"]).all()
+
+
+def test_one_slide_may_raise_all_the_alarms_that_are_allowed() -> None:
+    attention = np.zeros(3 * 700)
+    attention[::3] = np.linspace(1, 0.3, 700)  # a peak in every third column
+    noisy = detect(attention, lattice(3 * 700, 1), None, probability=1.0)
+    slides = [noisy, *[normal()] * 79, tumour(0.45)]
+    scores = weighted_froc(slides, np.ones((1, len(slides))))
+    # 549 alarms are at least as high: more than 4 a slide, fewer than 8
+    assert (scores["froc_at_4"][0], scores["froc_at_8"][0]) == (0, 1)
+    scores = weighted_froc(slides[:40] + slides[-1:], np.ones((1, 41)))
+    assert scores["froc_at_8"][0] == 0
+
+
+def test_slides_of_many_tiles_take_no_more_memory_than_their_alarms() -> None:
+    rng = np.random.default_rng(4)
+    slides = [*(normal(*rng.random(20_000)) for _ in range(20)), tumour(0.9999, 0.5)]
+    weights = rng.integers(1, 3, (500, len(slides))).astype(float)
+    tracemalloc.start()
+    scores = weighted_froc(slides, weights)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 60e6  # where a number of each alarm in each resample is 1.6e9
+    assert (scores["froc_at_8"] == 0.5).all()
 
 
 def by_hand(slides: Sequence[SlideDetections], rate: float) -> float:

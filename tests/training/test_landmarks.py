@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import shapely
+from PIL import Image
 
 from sagdeploy.bags.cohort import Cohort
 from sagdeploy.errors import AnnotationError
@@ -72,6 +73,23 @@ def test_a_file_that_is_gone_leaves_its_slide_out(annotated: Toy) -> None:
     assert gone.slide_id not in landmarks.lesions
     assert gone.slide_id not in landmarks.cells
     assert landmarks.normal == {0}
+
+
+def test_a_map_of_cells_is_read_as_guidance_reads_it(annotated: Toy, tmp_path: Path) -> None:
+    cohort, folder = annotated
+    bags = held_out(annotated)
+    source = next(s for s in bags.sources if s.slide.cells_path is not None)
+    assert source.slide_size_l0 is not None
+    assert source.slide_mpp is not None
+    size_px = [round(side * source.slide_mpp) for side in source.slide_size_l0]  # 1 um a pixel
+    map_of_one = np.zeros(size_px[::-1], np.uint8)
+    map_of_one[20:26, 30:36] = 255
+    Image.fromarray(map_of_one).save(tmp_path / "map.png")
+    row = replace(source.slide, cells_path=tmp_path / "map.png")
+    slides = tuple(row if s.slide_id == row.slide_id else s for s in cohort.slides)
+    found = read_landmarks(held_out((replace(cohort, slides=slides), folder)))
+    centre = np.array([33, 23]) / source.slide_mpp
+    np.testing.assert_allclose(found.cells[row.slide_id], [centre])
 
 
 def test_a_damaged_annotation_is_an_error(annotated: Toy) -> None:

@@ -77,6 +77,9 @@ def test_a_table_without_its_columns_or_rows_is_refused(tmp_path: Path) -> None:
     path.write_text("slide_id\ns1\n")
     with pytest.raises(ModelError, match="not ours"):
         read_predictions(path, CLASSES)
+    path.write_bytes("slide_id\ncäse\n".encode("latin-1"))
+    with pytest.raises(ModelError, match="not ours"):
+        read_predictions(path, CLASSES)
     write_predictions(path, {}, CLASSES)
     with pytest.raises(ModelError, match="names no slide"):
         read_predictions(path, CLASSES)

@@ -1,13 +1,15 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.model_selection import StratifiedGroupKFold
 
 from sagdeploy.bags.cohort import Cohort, CohortSlide
 from sagdeploy.errors import CohortError
-from sagdeploy.training.splits import partitions
+from sagdeploy.training.splits import learning_slides, partitions
 
 
 def cohort(rows: Sequence[tuple[str, str, str | None]]) -> Cohort:
@@ -89,6 +91,36 @@ def test_few_patients_make_the_validation_share_larger() -> None:
     whole = cohort([(f"p{i}", "ab"[i % 2], None) for i in range(6)])
     (part,) = partitions(whole, folds=None, validation_share=0.1)
     assert (len(part.train), len(part.validation)) == (4, 2)
+
+
+@pytest.mark.parametrize("share", [0.05, 0.1, 0.2, 0.25, 0.3, 0.35, 0.4, 0.6, 0.7, 0.9])
+def test_validation_is_the_share_that_was_set(share: float) -> None:
+    whole = cohort([(f"p{i}", "ab"[i % 2], None) for i in range(80)])
+    (part,) = partitions(whole, folds=None, validation_share=share)
+    assert len(part.validation) == pytest.approx(share * 80)
+    assert len(part.train) + len(part.validation) == 80
+    assert sum(slide.label == "a" for slide in part.validation) == pytest.approx(share * 40, abs=1)
+
+
+@pytest.mark.parametrize("share", [0.01, 0.4, 0.99, 1])
+def test_a_rare_class_is_on_both_sides_whatever_the_share(share: float) -> None:
+    whole = cohort([(f"p{i}", "a" if i < 3 else "b", None) for i in range(30)])
+    (part,) = partitions(whole, folds=None, validation_share=share)
+    assert {slide.label for slide in part.train} == {"a", "b"}
+    assert {slide.label for slide in part.validation} == {"a", "b"}
+
+
+@pytest.mark.parametrize("parts", [2, 3, 4, 5, 8, 10])
+def test_one_part_of_several_is_the_first_fold(parts: int) -> None:
+    rng = np.random.default_rng(2)
+    rows = [(f"p{i}", "ab"[i % 3 == 0], None) for i in range(36) for _ in range(rng.integers(1, 4))]
+    whole = cohort(rows)
+    slides = learning_slides(whole)
+    splitter = StratifiedGroupKFold(parts, shuffle=True, random_state=0)
+    labels, patients = zip(*((slide.label, slide.patient_id) for slide in slides), strict=True)
+    _, held = next(splitter.split(np.zeros(len(slides)), labels, patients))
+    (part,) = partitions(whole, folds=None, validation_share=1 / parts)
+    assert part.validation == tuple(slides[i] for i in held)
 
 
 def test_a_share_of_zero_leaves_no_validation() -> None:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from sagdeploy.bags.bag import read_bag, with_guidance, write_bag
+from sagdeploy.bags.bag import with_guidance
+from sagdeploy.bags.bagfile import read_bag, write_bag
 from sagdeploy.bags.cohort import Cohort
 from sagdeploy.config import TrainSettings
 from sagdeploy.errors import ConfigError, ModelError
@@ -257,7 +258,6 @@ def test_progress_tells_every_epoch(make_task: MakeTask) -> None:
     assert [(done.seed, done.epoch, done.epochs) for done in told] == [
         (3, e, 6) for e in range(1, 7)
     ]
-    assert all(done.validation_loss is not None for done in told)
 
 
 def test_several_magnifications_are_trained(make_toy: MakeToy, make_task: MakeTask) -> None:

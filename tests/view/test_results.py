@@ -1,5 +1,6 @@
 """Results are read back, and belong together by the slide's bytes."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,18 @@ def test_attention_is_read_back_as_it_was_written(outs: tuple[Path, Path]) -> No
 def test_a_folder_without_results_says_what_to_name(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="holds no results"):
         read_results(tmp_path)
+
+
+def test_a_file_that_cannot_be_read_is_not_the_one_that_was_written(
+    outs: tuple[Path, Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "case-1"
+    shutil.copytree(outs[0] / "case-1", folder)
+    (folder / "tiles.csv").unlink()
+    (folder / "tiles.csv").symlink_to("/proc/self/mem")
+    (result,) = read_results(tmp_path)
+    with pytest.raises(ConfigError, match=r"tiles\.csv is not the file"):
+        result.attention()
 
 
 def test_a_record_that_is_not_ours_is_named(tmp_path: Path) -> None:
