@@ -54,8 +54,6 @@ class SlideResult:
     outcome: SlideOutcome
     record: PredictionRecord
     seconds: float
-    bound: str | None = None
-    """SlideRow.bound"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,13 +168,12 @@ def do_slide(engine: Engine, task: SlideTask, progress: Progress) -> SlideResult
                     opened, slide.slide_id, engine, manifest, options, progress, flow
                 ),
             )
-            named = replace(prediction, engine=engine.name)  # a record names no place
-            records.append(write_results(named, opened, folder))
+            records.append(write_results(prediction, opened, folder))
         return _sentence(records[0])
 
-    outcome = outcome_of(slide.slide_id, work, slide.path)
+    outcome = replace(outcome_of(slide.slide_id, work, slide.path), bound=flow.bound)
     record = records[0] if outcome.status == "done" else write_failure(outcome, folder)
-    return SlideResult(outcome, record, time.perf_counter() - begun, flow.bound)
+    return SlideResult(outcome, record, time.perf_counter() - begun)
 
 
 def _lost(task: SlideTask, reason: str) -> SlideResult:
@@ -190,7 +187,6 @@ def _note(journal: Journal, result: SlideResult) -> None:
     journal.add(
         result.outcome,
         seconds=result.seconds,
-        bound=result.bound,
         sha256=result.record.sha256,
         version=model.version if model else None,
     )

@@ -96,6 +96,7 @@ export.repository export.extractor
 export.run
 demo
 cli.output cli.options
+cli.progress
 cli.slides cli.learning cli.serving
 cli.app
 """

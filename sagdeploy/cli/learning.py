@@ -34,7 +34,8 @@ def demo(
     """
     from dataclasses import asdict
 
-    from sagdeploy.cli.output import DemoProgress, show_demo, show_json
+    from sagdeploy.cli.output import show_demo, show_json
+    from sagdeploy.cli.progress import DemoProgress
     from sagdeploy.demo import run_demo
 
     with DemoProgress() as progress:
@@ -73,7 +74,8 @@ def train(
     Example: sagdeploy train cohort.csv --bags bags --out run --guidance hg,tg --seeds 3
     """
     from sagdeploy.bags.tables import read_tables
-    from sagdeploy.cli.output import TrainingProgress, say, say_left_out, show_json
+    from sagdeploy.cli.output import say, say_left_out, show_json
+    from sagdeploy.cli.progress import TrainingProgress
     from sagdeploy.config import override, read_settings
     from sagdeploy.training.curves import draw_curves
     from sagdeploy.training.experiment import train_seeds
@@ -210,7 +212,8 @@ def export(
     Example: sagdeploy export run --repository model_repository
     """
     from sagdeploy.bags.tables import read_tables
-    from sagdeploy.cli.output import SlideProgress, say, show_json
+    from sagdeploy.cli.output import say, show_json
+    from sagdeploy.cli.progress import SlideProgress
     from sagdeploy.errors import ConfigError
     from sagdeploy.export.reduction import Reduction
     from sagdeploy.export.run import export_run

@@ -51,7 +51,8 @@ def predict(
     Example: sagdeploy predict slide.svs --out out
     """
     from sagdeploy.batch import Batch, predict_batch
-    from sagdeploy.cli.output import SlideProgress, say, show_failures, show_json
+    from sagdeploy.cli.output import say, show_failures, show_json
+    from sagdeploy.cli.progress import SlideProgress
     from sagdeploy.pipeline.cluster import spread_over
     from sagdeploy.pipeline.inputs import collect_slides
     from sagdeploy.pipeline.predict import PredictOptions
@@ -120,7 +121,7 @@ def view(
 
 @app.command()
 def verify(
-    out: Annotated[Path, typer.Argument(help="Folder that `predict` wrote.")],
+    out: Annotated[Path, typer.Argument(help="Folder that `predict` or `extract` wrote.")],
     json: Json = False,
 ) -> None:
     """Hash all results again, and name what changed, is missing or does not belong there.

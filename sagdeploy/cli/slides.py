@@ -51,7 +51,8 @@ def synth(
 
     Example: sagdeploy synth painted --slides 60 --shortcut 0.9
     """
-    from sagdeploy.cli.output import SlideProgress, say
+    from sagdeploy.cli.output import say
+    from sagdeploy.cli.progress import SlideProgress
     from sagdeploy.pipeline.synth import CohortSpec, paint_cohort
 
     spec = CohortSpec(slides=slides, classes=classes, seed=seed, shortcut=shortcut)
@@ -106,7 +107,8 @@ def extract(
 
     Example: sagdeploy extract cohort.csv --out bags --extractor stain_texture
     """
-    from sagdeploy.cli.output import SlideProgress, say
+    from sagdeploy.cli.output import say
+    from sagdeploy.cli.progress import SlideProgress
     from sagdeploy.pipeline.cluster import spread_over
     from sagdeploy.pipeline.extract import extract_cohort, served_extraction
     from sagdeploy.pipeline.inputs import named_cohort
@@ -158,7 +160,7 @@ def guide(
     Example: sagdeploy guide cohort.csv --bags bags --heuristic annotations
     """
     from sagdeploy.bags.cohort import read_cohort
-    from sagdeploy.cli.output import SlideProgress
+    from sagdeploy.cli.progress import SlideProgress
     from sagdeploy.pipeline.guide import guide_cohort
 
     table = read_cohort(cohort, need_labels=False)

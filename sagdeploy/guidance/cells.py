@@ -21,7 +21,9 @@ COLUMNS = (("x_l0", "y_l0"), ("x", "y"))
 """Names of the two columns that place a cell, in order of preference."""
 
 EPS_UM, MIN_CELLS = 20.0, 5
-"""How near neighbours are, and how many make a cluster go on, a cell itself among them."""
+"""How near neighbours are, and how many make a cluster go on, a cell itself among them.
+
+The paper's 20 pixels are meant at 10x, a micron each: at full resolution they find nothing."""
 
 CELL_RADIUS_UM = 5.0
 """Half the width given to cells in a row, which have no hull: about that of a nucleus."""

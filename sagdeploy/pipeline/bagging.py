@@ -3,7 +3,7 @@
 import hashlib
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -45,8 +45,6 @@ class ExtractResult:
     """Of the features; None where there are none."""
 
     seconds: float
-    bound: str | None = None
-    """SlideRow.bound"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +109,9 @@ def extract_slide(
         sums.append(features_sha256(bag))
         return f"{sum(map(len, bag.magnifications))} tiles{noted}"
 
-    outcome = outcome_of(row.slide_id, work, row.slide_path)
+    outcome = replace(outcome_of(row.slide_id, work, row.slide_path), bound=flow.bound)
     seconds = time.perf_counter() - begun
-    return ExtractResult(outcome, next(iter(sums), None), seconds, flow.bound)
+    return ExtractResult(outcome, next(iter(sums), None), seconds)
 
 
 def features_sha256(bag: Bag) -> str:

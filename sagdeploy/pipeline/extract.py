@@ -68,7 +68,6 @@ def extract_cohort(
                 journal.add(
                     result.outcome,
                     seconds=result.seconds,
-                    bound=result.bound,
                     sha256=result.sha256,
                     version=extraction.version,
                 )

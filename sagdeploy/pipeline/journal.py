@@ -95,13 +95,11 @@ class Journal:
         seconds: float,
         sha256: str | None = None,
         version: int | None = None,
-        bound: str | None = None,
     ) -> None:
         """Note how a slide ended, in any order.
 
         sha256: of what was written for it; None keeps what is known of an earlier run's
         version: of the model that answered
-        bound:  what its tiles were bound by
         """
         self._rows[outcome.slide_id] = SlideRow(
             slide_id=outcome.slide_id,
@@ -109,7 +107,7 @@ class Journal:
             exit_code=outcome.exit_code,
             message=outcome.message,
             seconds=round(seconds, 3),
-            bound=bound,
+            bound=outcome.bound,
             sha256=sha256 or self._rows[outcome.slide_id].sha256,
         )
         self._outcomes.append(outcome)

@@ -30,6 +30,9 @@ class SlideOutcome:
     message: str
     """What was done, or why not, in one line."""
 
+    bound: str | None = None
+    """By what its tiles were, and to which share of the time: `extractor-bound 91 %`."""
+
 
 Report = Callable[[SlideOutcome], object]
 """Told of each slide as it ends."""

@@ -92,7 +92,7 @@ class Prediction:
     tissue: TissueFacts
     options: PredictOptions
     engine: str
-    """Engine.description"""
+    """Engine.name: what it is, not where."""
 
     counts: dict[str, int]
     """Tiles by what became of them: `tiles` are those that were read."""
@@ -134,7 +134,7 @@ def predict_slide(
         slide=_facts(slide, mpp, source, read.missing_share),
         tissue=TissueFacts(tissue.share, tissue.threshold),
         options=options,
-        engine=engine.description,
+        engine=engine.name,
         counts=_counts(manifest.plan, tiles, slide.bounds_l0),
         warnings=cautions,
     )

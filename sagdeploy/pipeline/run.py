@@ -32,7 +32,7 @@ class SlideRow(Strict):
     message: str = ""
     seconds: float | None = None
     bound: str | None = None
-    """By what its tiles were, and to which share of the time: `extractor-bound 91 %`."""
+    """SlideOutcome.bound"""
 
     sha256: str | None = None
     """Of the slide's record, or of the features in its bag; None where none is known. That of an

@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -169,3 +170,14 @@ def test_only_a_command_that_resumes_says_so(
     assert registered.callback is not None
     help_says_so = "the same command resumes" in (registered.callback.__doc__ or "")
     assert help_says_so == (command in RESUMING)
+
+
+def test_a_run_says_at_the_end_what_bound_it(
+    painted: Path, repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["predict", str(painted), "--repository", str(repository), "--out", str(tmp_path)]
+    assert run(command) == 0
+    said = capsys.readouterr().err
+    assert re.search(r"1 slide in .* tiles, .* a second, (extractor|reader)-bound \d+ %", said)
+    assert run(command) == 0
+    assert "-bound" not in capsys.readouterr().err  # it was up to date
