@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 from sagdeploy.slides.slide import open_slide
@@ -78,15 +79,17 @@ def fuzz(cases: range, seed: int, repository: Path, out: Path) -> Iterator[Fuzze
 
         def work(chunk: range) -> Sequence[Fuzzed]:
             folder = Path(scratch) / str(chunk.start)
-            (folder / "slides").mkdir(parents=True)
             for number in chunk:
                 name, data = damaged(originals, seed, number)
-                (folder / "slides" / name).write_bytes(data)
+                path = folder / "slides" / str(number) / name  # DICOM's of a folder are one slide
+                path.parent.mkdir(parents=True)
+                path.write_bytes(data)
             found = list(_run(folder, repository))
             for each in found:
                 if each.problem:
                     out.mkdir(parents=True, exist_ok=True)
-                    shutil.copy(folder / "slides" / each.case, out)
+                    (path,) = folder.glob(f"slides/*/{each.case}")
+                    shutil.copy(path, out)
             shutil.rmtree(folder)
             return found
 
@@ -96,7 +99,7 @@ def fuzz(cases: range, seed: int, repository: Path, out: Path) -> Iterator[Fuzze
 
 def _run(folder: Path, repository: Path) -> Iterator[Fuzzed]:
     """All slides of a folder; those after one that brought the process down get another one."""
-    slides = sorted((folder / "slides").iterdir())
+    slides = sorted(folder.glob("slides/*/*"), key=lambda path: path.name)
     while slides:
         out = folder / f"out-{len(slides)}"
         arguments = [*map(str, slides), "--repository", str(repository), "--out", str(out)]
@@ -106,10 +109,10 @@ def _run(folder: Path, repository: Path) -> Iterator[Fuzzed]:
                 capture_output=True, text=True, timeout=PATIENCE_S * len(slides), check=False,
                 errors="replace",
             )  # fmt: skip
-            code, said = done.returncode, done.stderr
+            code, said, results = done.returncode, done.stderr, done.stdout.splitlines()
         except subprocess.TimeoutExpired:
-            code, said = -1, "hung"
-        lines = [line for line in said.splitlines() if line.startswith("[")]
+            code, said, results = -1, "hung", []
+        lines = _lines([*results, *said.splitlines()], slides)
         seconds = _seconds(out / "run.json")
         for slide, line in zip(slides, lines, strict=False):
             yield _judged(slide, line, out / slide.stem, seconds.get(slide.stem, 0))
@@ -119,6 +122,13 @@ def _run(folder: Path, repository: Path) -> Iterator[Fuzzed]:
         last = said.strip().splitlines()[-1:] or [""]
         yield Fuzzed(brought_down.name, code, f"the process ended with {code}: {last[0]}")
         slides = slides[len(lines) + 1 :]
+
+
+def _lines(said: Sequence[str], slides: Sequence[Path]) -> list[str]:
+    """The line of each slide in turn, up to the first that has none."""
+    ended = {line.partition("] ")[2] if line.startswith("[") else line for line in said}
+    by_name = {line.partition(": ")[0]: line for line in ended}
+    return list(takewhile(bool, (by_name.get(slide.stem, "") for slide in slides)))
 
 
 def _seconds(journal: Path) -> dict[str, float]:
