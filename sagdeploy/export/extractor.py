@@ -92,7 +92,8 @@ def _from_file(source: ExtractorSource, bags: Path) -> ExtractorCard:
         std=source.std,
         tile_px=source.tile_px,
     )
-    return extractor_card(path, name=name_from(file.stem), weights=_told(file))
+    weights = f"{file.name}, sha256 {_mark(source)}"
+    return extractor_card(path, name=name_from(file.stem), weights=weights)
 
 
 def _is_same(source: ExtractorSource, card: ExtractorCard) -> bool:
@@ -101,15 +102,13 @@ def _is_same(source: ExtractorSource, card: ExtractorCard) -> bool:
 
 
 def _mark(source: ExtractorSource) -> str:
-    """What a card says of these weights, and of no others."""
+    """What a card says of these weights and options, and of no others."""
+    if source.is_file:
+        mean, std = (" ".join(f"{v:g}" for v in values) for values in (source.mean, source.std))
+        return f"{_digest(Path(source.name))}, given mean {mean}, std {std}"
     if str(source.weights) == IMAGENET:
         return IMAGENET_URL.rpartition("/")[2]
-    file = Path(source.name) if source.is_file else source.weights
-    return _digest(file) if file else ""
-
-
-def _told(file: Path) -> str:
-    return f"{file.name}, sha256 {_digest(file)}"
+    return _digest(source.weights) if source.weights else ""
 
 
 def _digest(file: Path) -> str:

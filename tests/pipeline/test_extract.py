@@ -11,6 +11,7 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import onnx
 import pytest
 
 from sagdeploy.bags.bag import with_guidance
@@ -236,6 +237,18 @@ def test_a_folder_keeps_to_one_extractor(bags: Path) -> None:
     assert prepare_extractor(ExtractorSource("stain_texture"), bags) == read_card(bags)
     with pytest.raises(BagError, match="stain_texture"):
         prepare_extractor(ExtractorSource("mobilenet_v2", bags / "none.pt"), bags)
+
+
+def test_a_file_with_another_mean_is_another_extractor(tmp_path: Path) -> None:
+    body = "<int64[2] sides = {2, 3}> {y = ReduceMean<keepdims = 0>(x, sides)}"
+    graph = f"g (float[N,3,H,W] x) => (float[N,3] y) {body}"
+    model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 18]> {graph}')
+    onnx.save(model, tmp_path / "a.onnx")
+    source = ExtractorSource(str(tmp_path / "a.onnx"))
+    card = prepare_extractor(source, tmp_path / "bags")
+    assert prepare_extractor(source, tmp_path / "bags") == card
+    with pytest.raises(BagError, match=r"a \(a.onnx, .* mean 0.485 0.456 0.406"):
+        prepare_extractor(replace(source, mean=(0.5, 0.5, 0.5)), tmp_path / "bags")
 
 
 def test_an_extractor_of_one_size_takes_no_other(extraction: Extraction) -> None:
