@@ -46,7 +46,7 @@ serving.kserve
 serving.local serving.triton
 serving.connect serving.environment serving.backend.model
 serving.server
-pipeline.outcome pipeline.inputs pipeline.run pipeline.flow pipeline.versions pipeline.cautions
+pipeline.outcome pipeline.inputs pipeline.run pipeline.flow pipeline.versions pipeline.cautions pipeline.shelf
 pipeline.stream
 pipeline.diagnose pipeline.detection pipeline.journal pipeline.cluster
 pipeline.heuristic pipeline.bagging
@@ -65,7 +65,7 @@ resume audit
 batch
 doctor
 models.attention models.dropout
-models.self_attention
+models.self_attention models.pooling
 models.abmil models.scatnet models.standardise models.mobilenet models.resnet models.stain
 models.extractors models.registry
 training.terms
@@ -87,7 +87,7 @@ training.axis training.svg
 training.chart training.figure
 training.curves training.roc training.reliability
 training.table
-export.attention
+export.attention export.pooling
 export.graph
 export.wrap export.parity export.centring export.samples
 export.precision export.margin

@@ -16,6 +16,7 @@ from torch.export import Dim
 
 from sagdeploy.errors import ExportError
 from sagdeploy.export.attention import with_attention
+from sagdeploy.export.pooling import with_pooling
 from sagdeploy.files import write_bytes
 from sagdeploy.manifest import tensor_names
 from sagdeploy.models.attention import ModelOutput
@@ -149,7 +150,8 @@ Input = tuple[Tensor, dict[int, str]]
 def _export(
     module: nn.Module, path: Path, *, inputs: dict[str, Input], outputs: Sequence[str]
 ) -> None:
-    model = with_attention(_traced(on_cpu(module), list(inputs.values()), list(inputs), outputs))
+    traced = _traced(on_cpu(module), list(inputs.values()), list(inputs), outputs)
+    model = with_pooling(with_attention(traced))
     _name_dims(model.graph, [dims for _, dims in inputs.values()])
     graph = save_graph(model, path)
     for tensor, (_, dims) in zip(graph.inputs, inputs.values(), strict=True):

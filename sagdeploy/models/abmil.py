@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from sagdeploy.errors import ConfigError
-from sagdeploy.models.attention import ModelOutput, masked_softmax
+from sagdeploy.models.attention import ModelOutput
 from sagdeploy.models.dropout import Dropout
+from sagdeploy.models.pooling import attention_pool
 
 Kind = Literal["relu", "tanh", "gated"]
 
@@ -137,9 +138,9 @@ class Abmil(nn.Module):
         pooled, attention = [], []
         for rows, real in zip(features, is_tile, strict=True):
             rows = self.dropout(self.projection(rows))  # (B, N, width)
-            looked = masked_softmax(self.attention(rows).transpose(1, 2), real.unsqueeze(1))
-            pooled.append((looked @ rows).squeeze(1))  # (B, 1, N) x (B, N, width)
-            attention.append(looked.unsqueeze(1))  # (B, 1, 1, N)
+            mean, looked = attention_pool(rows, self.attention(rows), real)
+            pooled.append(mean)
+            attention.append(looked[:, None, None])  # (B, 1, 1, N)
         bag = pooled[0] if len(pooled) == 1 else torch.stack(pooled).mean(dim=0)  # (B, width)
         return ModelOutput(self.classifier(bag), tuple(attention))
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from sagdeploy.errors import EngineError, ModelError
 from sagdeploy.pipeline.flow import Flow
+from sagdeploy.pipeline.shelf import FeatureShelf
 from sagdeploy.serving.engine import ON_CORES, Engine, Pace
 from sagdeploy.slides.tiling import Tiles
 
@@ -115,10 +116,10 @@ def stream_features(
             idle.put(buffer)
         parts = pool.map(work, spans)
         first = next(parts)
-        features = np.empty((len(tiles), first.shape[1]), np.float32)  # never all of it twice
+        shelf = FeatureShelf(len(tiles), first.shape[1])
         for span, part in zip(spans, chain([first], parts), strict=True):
-            features[span] = part
-    return features
+            shelf.put(span, part)
+    return shelf.features
 
 
 @contextmanager

@@ -29,6 +29,10 @@ log = logging.getLogger(__name__)
 
 ON_GPU = Pace(batch_tiles=128, in_flight=2)
 
+LARGE_BAG_BYTES = 16 << 20
+"""Features that took the extractor so long that to load it once more is nothing. It keeps about
+ten times as much for itself."""
+
 
 class LocalEngine:
     """The models of a repository, as they were when first asked for."""
@@ -126,7 +130,15 @@ class LocalEngine:
 
     def _run(self, model: str, version: int | None, inputs: Arrays) -> Arrays:
         check_batch(self._config(model), inputs)
-        return self._graph(model, version).run(inputs)
+        graph = self._graph(model, version)
+        if model.endswith(diagnosis_name("")) and _is_large(inputs):
+            self._forget_all_but(graph)
+        return graph.run(inputs)
+
+    def _forget_all_but(self, graph: Graph) -> None:
+        """Give back the memory of other graphs, until they are asked again."""
+        with self._lock:
+            self._graphs = {key: kept for key, kept in self._graphs.items() if kept is graph}
 
     def _load(self, model: str) -> None:
         steps = self._config(model).steps
@@ -246,6 +258,12 @@ def _published(repository: Path) -> str:
             message = f"{path.name} cannot be read: {error.strerror}"
             raise RepositoryError(message, place=str(path.parent)) from error
     return total.hexdigest()
+
+
+def _is_large(features: Arrays) -> bool:
+    """Whether memory for a bag should be made, which is the extractor's, and not a GPU's."""
+    size_bytes = sum(tensor.nbytes for tensor in features.values())
+    return size_bytes >= LARGE_BAG_BYTES and _pace() is ON_CORES
 
 
 def _pace() -> Pace:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from sagdeploy.errors import ModelError, RepositoryError
-from sagdeploy.serving.local import FileEngine, LocalEngine
+from sagdeploy.serving.local import LARGE_BAG_BYTES, FileEngine, LocalEngine
 from tests.serving.engine_contract import EngineContract, features_of, some_tiles
 
 
@@ -128,6 +128,22 @@ def test_graphs_are_loaded_once(copied: Path) -> None:
     shutil.rmtree(copied)
     again = engine.infer("small", {"tiles": some_tiles(2)})
     np.testing.assert_array_equal(first["logits"], again["logits"])
+
+
+@pytest.mark.parametrize(("tiles", "is_kept"), [(1000, True), (LARGE_BAG_BYTES // 20 + 1, False)])
+def test_a_large_bag_gets_the_memory_that_the_extractor_held(
+    copied: Path, tiles: int, is_kept: bool
+) -> None:
+    engine, few = LocalEngine(copied), {"tiles": some_tiles(2)}
+    before = engine.infer("small_extractor", few)["features"]
+    bag = np.resize(before, (tiles, before.shape[1]))
+    engine.infer("small_diagnosis", {"features": bag})
+    (copied / "small_extractor/2/model.onnx").rename(copied / "away.onnx")
+    if not is_kept:
+        with pytest.raises(ModelError, match="cannot be read"):
+            engine.infer("small_extractor", few)
+        (copied / "away.onnx").rename(copied / "small_extractor/2/model.onnx")
+    np.testing.assert_array_equal(engine.infer("small_extractor", few)["features"], before)
 
 
 def test_a_folder_that_is_not_there_says_what_to_type(tmp_path: Path) -> None:
