@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sagdeploy.export.graph import export_diagnosis, export_extractor
+from sagdeploy.export.pace import core_pace
 from sagdeploy.export.precision import to_int8
 from sagdeploy.export.repository import publish
 from sagdeploy.manifest import ManifestDraft, ModelCard, Parity
@@ -43,6 +44,7 @@ def publish_random(
         classes=("benign", "malignant"),
         plan=TilePlan(tile_px=tile_px),
         extractor=card,
+        pace=core_pace(onnx, tile_px),
         card=ModelCard(
             model="abmil",
             guidance=(),

@@ -90,6 +90,16 @@ class Margin(Strict):
     """What float32's AUC becomes more, or less; None where the slides are of one class."""
 
 
+class CorePace(Strict):
+    """How the extractor was fastest on the cores of the machine that exported it."""
+
+    batch_tiles: Annotated[int, Field(ge=1)]
+    """In one run."""
+
+    threads: Annotated[int, Field(ge=0, le=1)]
+    """Of one run: 1, and as many runs at once as cores; 0 for all, and one run at a time."""
+
+
 class ManifestDraft(Strict):
     """What `export` knows of a model before it is published."""
 
@@ -107,6 +117,9 @@ class ManifestDraft(Strict):
     attention_on_tissue_floor: Annotated[float, Field(ge=0, le=1)] | None = None
     """Less of a slide's attention on tissue than this was not seen on validation: a warning.
     None where it is not known."""
+
+    pace: CorePace | None = None
+    """For whoever runs the graphs in process, on cores; None where it was not measured."""
 
     card: ModelCard
     parity: Parity

@@ -89,7 +89,7 @@ training.curves training.roc training.reliability
 training.table
 export.attention export.pooling
 export.graph
-export.wrap export.parity export.centring export.samples
+export.wrap export.pace export.parity export.centring export.samples
 export.precision export.margin
 export.layout export.reduction
 export.repository export.extractor

@@ -45,4 +45,5 @@ def publish_untrained(repository: Path, scratch: Path, name: str = "sag") -> int
         parity=Parity(tiles=BAG_TILES, extractor=(), diagnosis=diagnosis_parity(model, diagnosis)),
         software={},
     )
-    return publish(repository, draft, extractor_onnx=extractor, diagnosis_onnx=diagnosis)
+    manifest = publish(repository, draft, extractor_onnx=extractor, diagnosis_onnx=diagnosis)
+    return manifest.version

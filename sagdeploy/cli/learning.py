@@ -217,7 +217,6 @@ def export(
     from sagdeploy.errors import ConfigError
     from sagdeploy.export.reduction import Reduction
     from sagdeploy.export.run import export_run
-    from sagdeploy.serving.local import LocalEngine
 
     if precision != "fp32" and cohort is None:
         raise ConfigError(
@@ -229,11 +228,11 @@ def export(
         table = read_tables(cohort, slide_table=slide_table, splits=splits, label=label)
         reduction = Reduction(precision, table, progress.count)
     with progress if reduction else nullcontext():
-        number = export_run(
+        manifest = export_run(
             run, repository, name, version=version, extractor=extractor, reduction=reduction
         )
-    margin = LocalEngine(repository).manifest(name, number).margin
-    told = margin.model_dump(mode="json") if margin else {}
+    number = manifest.version
+    told = manifest.margin.model_dump(mode="json") if manifest.margin else {}
     if json:
         show_json({"name": name, "version": number, "precision": precision, "margin": told})
     for figure, value in told.items():

@@ -39,8 +39,8 @@ def publish(
     extractor_onnx: Path,
     diagnosis_onnx: Path,
     version: int | None = None,
-) -> int:
-    """Add a version of a model to a repository, and return its number.
+) -> Manifest:
+    """Add a version of a model to a repository, and return its manifest.
 
     version: None for the next number; one that exists is refused
 
@@ -67,7 +67,7 @@ def publish(
             hint="free space or choose another --repository",
         ) from error
     log.info("published %s version %d in %s", draft.name, manifest.version, repository)
-    return manifest.version
+    return manifest
 
 
 def _write(place: Place, manifest: Manifest, extractor_onnx: Path, diagnosis_onnx: Path) -> None:

@@ -8,10 +8,12 @@ from torch import nn
 
 from sagdeploy.errors import ExportError
 from sagdeploy.export.graph import attention_maps, export_diagnosis
+from sagdeploy.export.pace import core_pace
 from sagdeploy.export.parity import BAG_TILES, diagnosis_parity
 from sagdeploy.export.reduction import Reduced, Reduction, Trained, reduce_extractor
 from sagdeploy.export.repository import publish
-from sagdeploy.manifest import ManifestDraft, ModelCard, Parity
+from sagdeploy.manifest import CorePace, Manifest, ManifestDraft, ModelCard, Parity
+from sagdeploy.serving.runtime import CPU, providers
 from sagdeploy.slides.tiling import TilePlan
 from sagdeploy.training.checkpoint import (
     EXTRACTOR_FILE,
@@ -39,8 +41,8 @@ def export_run(
     version: int | None = None,
     extractor: Path | None = None,
     reduction: Reduction | None = None,
-) -> int:
-    """Publish a run's model into a Triton repository, and return its version.
+) -> Manifest:
+    """Publish a run's model into a Triton repository, and return its manifest.
 
     The seed is the best one on validation, never on test.
     extractor: its ONNX file, where the run does not hold it
@@ -75,6 +77,7 @@ def export_run(
             trained = Trained(record, result, plan, extractor_onnx, diagnosis_onnx)
             reduced = reduce_extractor(trained, reduction, Path(folder) / EXTRACTOR_FILE)
             draft, extractor_onnx = _with(draft, reduced), reduced.onnx
+        draft = draft.model_copy(update={"pace": _pace(extractor_onnx, draft)})
         return publish(
             repository,
             draft,
@@ -130,6 +133,13 @@ def _draft(
         parity=parity,
         software=software_versions(),
     )
+
+
+def _pace(extractor_onnx: Path, draft: ManifestDraft) -> CorePace | None:
+    """Of its extractor, on tiles as the plan cuts them; not asked on a GPU, which needs none."""
+    if providers()[0] != CPU:
+        return None
+    return core_pace(extractor_onnx, draft.extractor.tile_px or draft.plan.tile_px)
 
 
 def _with(draft: ManifestDraft, reduced: Reduced) -> ManifestDraft:

@@ -156,7 +156,7 @@ def _bag(
                 level,
                 infer,
                 workers=extraction.workers,
-                pace=extraction.engine.pace,
+                pace=extraction.engine.pace(extraction.model, extraction.version),
                 progress=progress,
                 flow=flow,
             ),

@@ -87,7 +87,7 @@ def _stream(
             level,
             infer,
             workers=workers,
-            pace=engine.pace,
+            pace=engine.pace(manifest.name, manifest.version),
             progress=progress,
             flow=flow,
         )

@@ -69,9 +69,8 @@ class Engine(Protocol):
         """The name, and where that is, for people: `Triton 2.51.0 at localhost:8000`."""
         ...
 
-    @property
-    def pace(self) -> Pace:
-        """How tiles are best streamed through an extractor."""
+    def pace(self, model: str, version: int | None = None) -> Pace:
+        """How tiles are best streamed through a model's extractor; it may be named itself."""
         ...
 
     def ensemble_tiles(self, model: str) -> int:

@@ -23,7 +23,7 @@ from sagdeploy.serving.model_config import (
     check_inputs,
     read_config,
 )
-from sagdeploy.serving.runtime import VERSION, Graph, load_graph, providers
+from sagdeploy.serving.runtime import CPU, VERSION, Graph, load_graph, providers
 
 log = logging.getLogger(__name__)
 
@@ -63,10 +63,12 @@ class LocalEngine:
         """Version, device and folder."""
         return f"{self.name}, {self._repository}"
 
-    @property
-    def pace(self) -> Pace:
-        """The cores', or the GPU's."""
-        return _pace()
+    def pace(self, model: str, version: int | None = None) -> Pace:
+        """The GPU's, or what was measured on cores at export."""
+        measured = self.manifest(_ensemble_of(model), version).pace
+        if measured is None or not _is_on_cores():
+            return _usual_pace()
+        return Pace(measured.batch_tiles, in_flight=0 if measured.threads else 1)
 
     def ensemble_tiles(self, model: str) -> int:
         """None: batches on all cores beat one request with the whole bag."""
@@ -158,7 +160,8 @@ class LocalEngine:
         manifest = self._manifests_of(_ensemble_of(model))[version]
         config = self._config(model)
         if model == extractor_name(manifest.name):
-            expected, sha256, threads = extractor_config(manifest), manifest.extractor.sha256, 1
+            expected, sha256 = extractor_config(manifest), manifest.extractor.sha256
+            threads = manifest.pace.threads if manifest.pace else 1
         else:
             expected, sha256, threads = diagnosis_config(manifest), manifest.diagnosis_sha256, 0
         if (config.inputs, config.outputs) != (expected.inputs, expected.outputs):
@@ -213,10 +216,9 @@ class FileEngine:
         """Version, device and file."""
         return f"{self.name}, {self._graph.name}"
 
-    @property
-    def pace(self) -> Pace:
+    def pace(self, model: str, version: int | None = None) -> Pace:
         """The cores', or the GPU's."""
-        return _pace()
+        return _usual_pace()
 
     def ensemble_tiles(self, model: str) -> int:
         """None: a file is no ensemble."""
@@ -263,11 +265,15 @@ def _published(repository: Path) -> str:
 def _is_large(features: Arrays) -> bool:
     """Whether memory for a bag should be made, which is the extractor's, and not a GPU's."""
     size_bytes = sum(tensor.nbytes for tensor in features.values())
-    return size_bytes >= LARGE_BAG_BYTES and _pace() is ON_CORES
+    return size_bytes >= LARGE_BAG_BYTES and _is_on_cores()
 
 
-def _pace() -> Pace:
-    return ON_CORES if providers()[0] == "CPUExecutionProvider" else ON_GPU
+def _usual_pace() -> Pace:
+    return ON_CORES if _is_on_cores() else ON_GPU
+
+
+def _is_on_cores() -> bool:
+    return providers()[0] == CPU
 
 
 def _name() -> str:

@@ -92,8 +92,7 @@ class TritonEngine:
         """`Triton 2.51.0 at localhost:8000`."""
         return f"{self.name} at {self._address}"
 
-    @property
-    def pace(self) -> Pace:
+    def pace(self, model: str, version: int | None = None) -> Pace:
         """Enough in flight that the server has the next request while an answer travels."""
         return PACE
 

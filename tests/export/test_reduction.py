@@ -46,12 +46,12 @@ def run(tmp_path_factory: pytest.TempPathFactory, table: Cohort) -> Path:
 
 
 def reduce(run: Path, repository: Path, precision: Precision, cohort: Cohort) -> int:
-    return export_run(run, repository, MODEL, reduction=Reduction(precision, cohort))
+    return export_run(run, repository, MODEL, reduction=Reduction(precision, cohort)).version
 
 
 def test_each_precision_is_a_version_of_one_model(tmp_path: Path, run: Path, table: Cohort) -> None:
     models = tmp_path / "models"
-    whole = export_run(run, models, MODEL)
+    whole = export_run(run, models, MODEL).version
     numbers = {
         "int8": reduce(run, models, "int8", table),
         "fp16": reduce(run, models, "fp16", table),

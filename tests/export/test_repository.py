@@ -82,13 +82,14 @@ class Export:
         self, repository: Path, draft: ManifestDraft | None = None, version: int | None = None
     ) -> int:
         """Version of the publication."""
-        return publish(
+        manifest = publish(
             repository,
             draft or self.draft(),
             extractor_onnx=self.extractor,
             diagnosis_onnx=self.diagnosis,
             version=version,
         )
+        return manifest.version
 
 
 @pytest.fixture

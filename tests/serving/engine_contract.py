@@ -103,12 +103,13 @@ class Exported:
 
     def publish(self, repository: Path) -> int:
         """The number of the version that they have become."""
-        return publish(
+        manifest = publish(
             repository,
             self.draft,
             extractor_onnx=self.extractor,
             diagnosis_onnx=self.diagnosis,
         )
+        return manifest.version
 
 
 def export(scratch: Path, name: str, *, sign: float = 1.0, plan: TilePlan = PLAN) -> Exported:
