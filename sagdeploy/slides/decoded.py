@@ -1,105 +1,148 @@
 """Decoded tiles that threads share: each decoded once, the latest kept.
 
-Tiles lie in slabs, and go slab by slab, the oldest first. An array of their own each would cost
-a third of decoding it again, as the kernel hands out memory page by page; slabs are large enough
-for huge pages.
+Tiles lie in slabs, and go slab by slab, the oldest first. The next slab takes over the memory:
+new memory, which the kernel hands out page by page, would cost a tenth of decoding into it.
 """
 
+import math
 import threading
-from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sagdeploy.slides.tileindex import UnfitError
-
 Pixels = NDArray[np.uint8]
 Key = TypeVar("Key")
 
-SLAB_BYTES: Final = 8 * 2**20
-"""From 4 MiB on numpy asks the kernel for huge pages."""
+SLAB_BYTES: Final = 4 * 2**20
+"""Forgotten at once: little of what is kept, and many tiles."""
 
 
 @dataclass(slots=True, eq=False)
 class _Slab(Generic[Key]):
     """Room for tiles of one shape."""
 
-    pixels: Pixels
+    memory: Pixels
+    tiles: Pixels
+    """The same memory as (n, h, w, 3)."""
+
     keys: list[Key] = field(default_factory=list)
     """Of the tiles in it, in their order."""
 
-    is_kept: bool = True
+    users: int = 0
+    """How many threads decode into it or copy from it; only without any it may go."""
+
+
+class _Tile(NamedTuple, Generic[Key]):
+    """Where a tile is."""
+
+    slab: _Slab[Key]
+    pixels: Pixels
 
 
 class DecodedTiles(Generic[Key]):
-    """Tiles by key, in at most `capacity` bytes, or in one slab where that is more."""
+    """Tiles by key, in at most `capacity` bytes.
+
+    In more only where so many slabs are in use at once, or where a tile is larger than a slab.
+    """
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
         self._lock = threading.Lock()
-        self._slabs: deque[_Slab[Key]] = deque()
-        self._ready: dict[Key, Pixels] = {}
-        self._at_work: dict[Key, Future[Pixels]] = {}
+        self._is_done = threading.Condition(self._lock)
+        """Told when a tile is no longer at work."""
+        self._spare = list(np.empty((capacity // SLAB_BYTES, SLAB_BYTES), np.uint8))
+        """Memory of slabs that were, or will be; at once, so that the kernel gives huge pages."""
+        self._slabs: list[_Slab[Key]] = []
+        self._ready: dict[Key, _Tile[Key]] = {}
+        self._at_work: set[Key] = set()
 
     @property
     def held_bytes(self) -> int:
         """Memory that is kept."""
-        return sum(slab.pixels.nbytes for slab in self._slabs)
+        return sum(slab.memory.nbytes for slab in self._slabs)
 
-    def get(
-        self, key: Key, shape: tuple[int, int, int], decode: Callable[[Key, Pixels], None]
-    ) -> Pixels:
-        """The tile of a key, not to be written to; waits where another thread decodes it.
+    def copy(
+        self,
+        key: Key,
+        part: tuple[slice, slice],
+        out: Pixels,
+        *,
+        shape: tuple[int, int, int],
+        decode: Callable[[Key, Pixels], None],
+    ) -> None:
+        """Fill `out` with rows and columns of a tile; waits where another thread decodes it.
 
-        decode: fills an array of `shape` with the tile of a key; its UnfitError reaches all who
-                wait, and is not kept
+        shape:  of the tile
+        decode: fills an array with the tile of a key; after an error it is tried anew
         """
-        with self._lock:
-            tile = self._ready.get(key)
-            if tile is not None:
-                return tile
-            theirs = self._at_work.get(key)
-            if theirs is None:
-                ours = self._at_work[key] = Future()
-                slab = self._slab(shape)
-                tile = slab.pixels[len(slab.keys)]
-                slab.keys.append(key)
-        if tile is None:
-            assert theirs is not None
-            return theirs.result()
+        tile = self._hold(key, shape, decode)
         try:
-            decode(key, tile)
-            ours.set_result(tile)
-        except UnfitError as error:
-            ours.set_exception(error)
+            out[:] = tile.pixels[part]
         finally:
-            ours.cancel()  # whoever waits must not wait for ever, whatever happened
             with self._lock:
-                del self._at_work[key]
-                if slab.is_kept and not ours.cancelled() and ours.exception() is None:
-                    self._ready[key] = tile
-        return ours.result()
+                tile.slab.users -= 1
 
-    def _slab(self, shape: tuple[int, int, int]) -> _Slab[Key]:
-        """The latest slab of a shape if it has room, or a new one in place of the oldest."""
-        for slab in reversed(self._slabs):
-            if slab.pixels.shape[1:] == shape:
-                if len(slab.keys) < len(slab.pixels):
-                    return slab
-                break
-        room = max(1, SLAB_BYTES // (shape[0] * shape[1] * shape[2]))
-        slab = _Slab(np.empty((room, *shape), np.uint8))
-        while self._slabs and self.held_bytes + slab.pixels.nbytes > self._capacity:
-            self._drop(self._slabs.popleft())
+    def _hold(
+        self, key: Key, shape: tuple[int, int, int], decode: Callable[[Key, Pixels], None]
+    ) -> _Tile[Key]:
+        """The tile of a key, its slab in use by one more."""
+        with self._lock:
+            while key in self._at_work:
+                self._is_done.wait()
+            tile = self._ready.get(key)
+            is_new = tile is None
+            if tile is None:
+                tile = self._place(key, shape)
+                self._at_work.add(key)
+            tile.slab.users += 1
+        if is_new:
+            self._decode(key, tile, decode)
+        return tile
+
+    def _decode(self, key: Key, tile: _Tile[Key], decode: Callable[[Key, Pixels], None]) -> None:
+        is_whole = False
+        try:
+            decode(key, tile.pixels)
+            is_whole = True
+        finally:  # whoever waits must not wait for ever, whatever happened
+            with self._lock:
+                self._at_work.remove(key)
+                if is_whole:
+                    self._ready[key] = tile
+                else:
+                    tile.slab.users -= 1
+                self._is_done.notify_all()
+
+    def _place(self, key: Key, shape: tuple[int, int, int]) -> _Tile[Key]:
+        """In the latest slab of a shape if that has room, or in a new one."""
+        slab = next((slab for slab in reversed(self._slabs) if slab.tiles.shape[1:] == shape), None)
+        if slab is None or len(slab.keys) == len(slab.tiles):
+            slab = self._new_slab(shape)
+        slab.keys.append(key)
+        return _Tile(slab, slab.tiles[len(slab.keys) - 1])
+
+    def _new_slab(self, shape: tuple[int, int, int]) -> _Slab[Key]:
+        size = math.prod(shape)
+        memory = self._memory(max(SLAB_BYTES, size))
+        room = memory.size // size
+        slab: _Slab[Key] = _Slab(memory, memory[: room * size].reshape(room, *shape))
         self._slabs.append(slab)
         return slab
 
+    def _memory(self, size: int) -> Pixels:
+        """Room for a slab; the oldest that nobody uses go where there is no more."""
+        for slab in [slab for slab in self._slabs if not slab.users]:
+            if self.held_bytes + size <= self._capacity:
+                break
+            self._drop(slab)
+        return self._spare.pop() if self._spare and size == SLAB_BYTES else np.empty(size, np.uint8)
+
     def _drop(self, slab: _Slab[Key]) -> None:
-        """Forget a slab; its memory goes when nobody reads from it any more."""
-        slab.is_kept = False
+        self._slabs.remove(slab)
         for key in slab.keys:
             self._ready.pop(key, None)
+        if slab.memory.size == SLAB_BYTES:
+            self._spare.append(slab.memory)

@@ -7,7 +7,8 @@ Reference: ITU T.81 annex B (markers), TIFF technical note 2, Adobe's APP14.
 """
 
 import struct
-from typing import Final
+from dataclasses import dataclass
+from typing import Final, NamedTuple
 
 import numpy as np
 import simplejpeg
@@ -33,33 +34,64 @@ SAYS: Final = {
 """The start of a JPEG whose colours are as the TIFF says."""
 
 
-def shared_start(photometric: int, tables: bytes) -> bytes:
-    """What all tiles of a level start with: the colours' kind, and the tables they share.
+class Head(NamedTuple):
+    """What a tile starts with, up to the marker of its scan; tiles of a level mostly share it."""
 
-    Raises UnfitError where either is unheard of.
-    """
+    found: bytes
+    completed: bytes
+    """As a JPEG library is to see it."""
+
+    shape: tuple[int, int]
+    """(height, width) that it declares."""
+
+
+@dataclass(slots=True)
+class Start:
+    """What all tiles of a level start with: the colours' kind, and the tables they share."""
+
+    segments: bytes
+    latest: Head | None = None
+    """Of a tile before: most have the same, and need not be parsed."""
+
+
+def shared_start(photometric: int, tables: bytes) -> Start:
+    """What all tiles of a level start with; UnfitError where a part of it is unheard of."""
     if photometric not in SAYS:
         raise UnfitError(f"photometric {photometric}")
     segments, _ = _split(tables) if tables else ([], 0)
     if any(marker not in (QUANTISATION, HUFFMAN) for marker, _ in segments):
         raise UnfitError("the shared tables hold more than tables")
-    return SAYS[photometric] + b"".join(segment for _, segment in segments)
+    return Start(SAYS[photometric] + b"".join(segment for _, segment in segments))
 
 
-def decode(start: bytes, tile: bytes, out: NDArray[np.uint8]) -> None:
+def decode(start: Start, tile: bytes, out: NDArray[np.uint8]) -> None:
     """Decode a tile into `out`, RGB (h, w, 3) or RGBX (h, w, 4); UnfitError where it is unlike."""
-    segments, scan = _split(tile)
-    frames = [segment for marker, segment in segments if 0xC0 <= marker <= 0xCF and marker != 0xC4]
-    if len(frames) != 1 or frames[0][1] not in FRAMES:
-        raise UnfitError("not one frame of Huffman codes")
-    if frames[0][4:10] != struct.pack(">BHHB", 8, *out.shape[:2], 3):
-        raise UnfitError(f"not {out.shape[1]} x {out.shape[0]} px of three 8-bit components")
-    own = [segment for marker, segment in segments if marker not in COLOUR_MARKERS]
+    head = start.latest
+    if head is None or not tile.startswith(head.found):
+        head = start.latest = _head(start, tile)
+    if head.shape != out.shape[:2]:
+        raise UnfitError(f"{head.shape[1]} x {head.shape[0]} px, not {out.shape[1::-1]}")
     try:
-        stream = b"".join((start, *own, tile[scan:]))
+        stream = head.completed + tile[len(head.found) :]
         simplejpeg.decode_jpeg(stream, "RGB" if out.shape[2] == 3 else "RGBX", buffer=out)
     except ValueError as error:
         raise UnfitError(str(error)) from error
+
+
+def _head(start: Start, tile: bytes) -> Head:
+    """The head of a tile of three 8-bit components; UnfitError where it is another's."""
+    segments, scan = _split(tile)
+    found = tile[: scan + 2]
+    if found[-1] != SCAN:
+        raise UnfitError("a JPEG stream without a scan")
+    frames = [segment for marker, segment in segments if 0xC0 <= marker <= 0xCF and marker != 0xC4]
+    if len(frames) != 1 or frames[0][1] not in FRAMES:
+        raise UnfitError("not one frame of Huffman codes")
+    depth, height, width, components = struct.unpack(">BHHB", frames[0][4:10].ljust(6, b"\0"))
+    if (depth, components) != (8, 3):
+        raise UnfitError("not three 8-bit components")
+    own = [segment for marker, segment in segments if marker not in COLOUR_MARKERS]
+    return Head(found, b"".join((start.segments, *own, found[-2:])), (height, width))
 
 
 def _split(stream: bytes) -> tuple[list[tuple[int, bytes]], int]:

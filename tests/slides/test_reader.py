@@ -17,6 +17,7 @@ from PIL import Image
 
 from sagdeploy.errors import SlideError
 from sagdeploy.slides import direct, jpeg2000
+from sagdeploy.slides import jpeg as jpeg_tiles
 from sagdeploy.slides.slide import Slide, open_slide
 from tests.slides.tiled import (
     JPEG_2000_RGB,
@@ -184,6 +185,34 @@ def test_threads_at_once_read_what_one_reads(pair: Pair, factor: int) -> None:
     np.testing.assert_array_equal(np.concatenate(at_once), np.concatenate(in_turn))
 
 
+@pytest.mark.parametrize("threads", [1, 8])
+def test_of_a_stripe_read_row_by_row_hardly_a_tile_is_decoded_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int
+) -> None:
+    tile = jpeg()(Image.fromarray(texture()[:240, :240]))
+    stripe = Directory(size=(8192, 2400), tile_px=240, tiles=[tile] * (35 * 10))
+    assert 3 * 240 * 240 * len(stripe.tiles) > 1.5 * direct.KEPT_BYTES
+    decoded: list[int] = []
+
+    def counted(start: jpeg_tiles.Start, data: bytes, out: Pixels) -> None:
+        decoded.append(1)
+        real(start, data, out)
+
+    real = jpeg_tiles.decode
+    monkeypatch.setattr(jpeg_tiles, "decode", counted)
+    xy_l0 = np.array([(x, y) for y in range(0, 2177, 224) for x in range(0, 7969, 224)])
+
+    def read(batch: np.ndarray[tuple[int, int], np.dtype[np.int64]]) -> None:
+        out = np.empty((len(batch), 224, 224, 3), np.uint8)
+        slide.read_tiles(batch, size_l0=(224, 224), size_px=(224, 224), out=out)
+
+    with open_slide(write_tiled(tmp_path / "a.tif", [stripe])) as slide:
+        assert slide.reader == "direct"
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(read, np.array_split(xy_l0, len(xy_l0) // 8)))
+    assert len(decoded) < 1.1 * len(stripe.tiles)  # a thread that falls far behind may repeat some
+
+
 @pytest.mark.parametrize(("order", "big"), [("<", True), (">", True)])
 def test_a_big_tiff_is_read_directly(tmp_path: Path, order: str, big: bool) -> None:
     path = write_tiled(tmp_path / "a.tif", pyramid("4:2:0.tif"), order=order, big=big)
@@ -249,6 +278,7 @@ TAMPERED: dict[str, Tamper] = {
     "truncated": lambda tile: tile[: len(tile) // 2],
     "without its end": lambda tile: tile[:-2],
     "cut in its head": lambda tile: tile[:100],
+    "cut within the marker of its scan": lambda tile: tile[: tile.index(b"\xff\xda") + 1],
     "zeroed inside": lambda tile: tile[:-900] + bytes(400) + tile[-500:],
     "something else": lambda tile: b"hello" * 99,
     "one more byte of head": lambda tile: tile[:2] + b"\xff" + tile[2:],
@@ -276,6 +306,14 @@ def test_a_tampered_tile_ends_as_with_openslide(tmp_path: Path, how: str, place:
     tiles = list(whole[0].tiles)
     tiles[place] = TAMPERED[how](tiles[place])
     end_alike(write_tiled(tmp_path / "a.tif", [replace(whole[0], tiles=tiles), *whole[1:]]))
+
+
+def test_tiles_of_a_level_may_start_differently(tmp_path: Path) -> None:
+    kinds = [jpeg(85, "4:2:0"), jpeg(60, "4:4:4"), jpeg(85, "4:2:0")]
+    encoded = [levels(encode, 256)[0] for encode in kinds]
+    tiles = [encoded[number % 3].tiles[number] for number in range(len(encoded[0].tiles))]
+    path = write_tiled(tmp_path / "a.tif", [replace(encoded[0], tiles=tiles)])
+    assert end_alike(path) == "direct"
 
 
 @pytest.mark.parametrize("how", ["missing", "truncated", "of another size"])
