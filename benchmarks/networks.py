@@ -70,14 +70,18 @@ def eager(module: nn.Module, tiles: Tiles, threads: int) -> None:
 
 
 def without_norms(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The network with each instance norm left out."""
-    norms = [node for node in model.graph.node if node.op_type == "InstanceNormalization"]
-    for norm in norms:
+    """The network with each instance norm left out, and pooling flat, as other exports have it."""
+    left_out = ("InstanceNormalization", "Unsqueeze", "Squeeze")
+    for leaving in [node for node in model.graph.node if node.op_type in left_out]:
         for node in model.graph.node:
             for index, name in enumerate(node.input):
-                if name == norm.output[0]:
-                    node.input[index] = norm.input[0]
-        model.graph.node.remove(norm)
+                if name == leaving.output[0]:
+                    node.input[index] = leaving.input[0]
+        model.graph.node.remove(leaving)
+    (pool,) = (node for node in model.graph.node if node.op_type == "MaxPool")
+    for attribute in pool.attribute:
+        sides = list(attribute.ints)  # of depth, height, width; pads are these twice
+        attribute.ints[:] = [*sides[1:3], *sides[4:]]
     return model
 
 

@@ -19,6 +19,10 @@ from sagdeploy.serving.runtime import load_graph
 STEADY = 1e-6
 """A channel that deviates less is dead, and stays as it is."""
 
+REACH = 6.0
+"""Deviations that bytes are to cover. What lies further out is so rare that to round the rest more
+coarsely for it makes a larger error than to cut it off."""
+
 Batches = Sequence[NDArray[np.uint8]]
 """Tiles (N, H, W, 3), some at a time."""
 
@@ -31,15 +35,16 @@ class Channels:
     deviation: NDArray[np.float64]
 
 
-def centre_channels(model: onnx.ModelProto, tiles: Batches, scratch: Path) -> None:
+def centre_channels(model: onnx.ModelProto, tiles: Batches, scratch: Path) -> list[str]:
     """Change the weights of the convolutions before instance norms to that end.
 
     scratch: where a file may be written, and left
+    returns: names of what these convolutions give
     """
     weights = {each.name: each for each in model.graph.initializer}
     convolutions = [conv for conv in before_norms(model.graph) if weights.keys() >= _stored(conv)]
     if not convolutions:
-        return
+        return []
     names = [conv.output[0] for conv in convolutions]
     for conv, seen in zip(convolutions, _channels(model, names, tiles, scratch), strict=True):
         stretch = np.where(seen.deviation > STEADY, 1 / np.maximum(seen.deviation, STEADY), 1.0)
@@ -55,6 +60,7 @@ def centre_channels(model: onnx.ModelProto, tiles: Batches, scratch: Path) -> No
             )
             model.graph.initializer.append(tensor)
             conv.input[index : index + 1] = [tensor.name]
+    return names
 
 
 def before_norms(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:

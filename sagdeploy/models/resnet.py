@@ -52,10 +52,20 @@ class ResNet18(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Features of tiles scaled to [0, 1]: (N, 3, H, W) -> (N, 512)."""
-        x = F.max_pool2d(F.relu(F.instance_norm(self.conv1(x))), 3, 2, 1)
+        x = _pooled(F.instance_norm(self.conv1(x)))
         for index in range(len(WIDTHS)):
             x = self.get_submodule(f"layer{index + 1}")(x)
         return x.mean(dim=(2, 3))
+
+
+def _pooled(x: Tensor) -> Tensor:
+    """Pooling and ReLU: (N, C, H, W) -> (N, C, H/2, W/2).
+
+    In the order that leaves ReLU a quarter of the work. As volumes one layer deep, because ONNX
+    Runtime brings flat images into another layout to pool them, and back: twice the pooling's time.
+    """
+    pooled = F.max_pool3d(x.unsqueeze(2), (1, 3, 3), (1, 2, 2), (0, 1, 1))  # (N, C, 1, H/2, W/2)
+    return F.relu(pooled.squeeze(2))
 
 
 def own_names(weights: Mapping[str, Value]) -> dict[str, Value]:

@@ -110,6 +110,33 @@ def test_channels_of_any_width_survive_before_an_instance_norm(tmp_path: Path) -
     assert likeness(uneven, reduced("int8", uneven)) > 0.98
 
 
+def test_between_norms_only_convolutions_read_bytes(tmp_path: Path) -> None:
+    source = write_extractor(tmp_path / "fp32.onnx", norm=True, features=48)
+    model = onnx.load(source)
+    shortcut = onnx.helper.make_node("Add", ["cr", "br"], ["sum"])
+    model.graph.node.insert(len(model.graph.node) - 1, shortcut)
+    model.graph.node[-1].input[0] = "sum"
+    onnx.save(model, source)
+    graph = onnx.load(reduced("int8", source)).graph
+    floats = {name for node in graph.node if node.op_type == LINEAR[1] for name in node.output}
+    readers = {node.op_type for node in graph.node if floats & set(node.input)}
+    assert readers == {"Conv", "InstanceNormalization", "Relu"}  # the last ones what these give
+    (add,) = (node for node in graph.node if node.op_type == "Add")
+    assert "br" in add.input
+    assert likeness(source, tmp_path / "int8.onnx") > 0.98
+
+
+def test_bytes_before_a_norm_reach_to_six_deviations(tmp_path: Path) -> None:
+    graph = onnx.load(reduced("int8", write_extractor(tmp_path / "fp32.onnx", norm=True))).graph
+    constants = {each.name: each for each in graph.initializer}
+    (step,) = (
+        onnx.numpy_helper.to_array(constants[node.input[1]])
+        for node in graph.node
+        if node.op_type == LINEAR[0] and node.input[0] == "b"
+    )
+    assert step == pytest.approx(12 / 255)
+
+
 @pytest.mark.parametrize("bias", ["", "made"])
 def test_a_bias_that_is_not_stored_is_none_of_ours_to_move(tmp_path: Path, bias: str) -> None:
     source = write_extractor(tmp_path / "fp32.onnx", norm=True)

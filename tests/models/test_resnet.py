@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sagdeploy.models.resnet import FEATURES, ResNet18, own_names
 
@@ -56,6 +56,19 @@ def test_each_tile_is_normalised_by_itself(network: ResNet18) -> None:
         alone = torch.cat([network(image[None]) for image in images])
     assert together.shape == (3, FEATURES)
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
+
+
+def test_the_beginning_is_that_of_any_resnet(network: ResNet18) -> None:
+    given: list[Tensor] = []
+    layer = network.get_submodule("layer1")
+    layer.register_forward_pre_hook(lambda _, inputs: given.extend(inputs))
+    image = torch.rand(2, 3, 62, 90, generator=torch.Generator().manual_seed(3))
+    beginning = nn.Sequential(
+        network.conv1, nn.InstanceNorm2d(64), nn.ReLU(), nn.MaxPool2d(3, 2, 1)
+    )
+    with torch.inference_mode():
+        network(image)
+        assert torch.equal(given[0], beginning(image))
 
 
 def test_training_mode_changes_nothing(network: ResNet18) -> None:
