@@ -66,9 +66,9 @@ class Case:
             ),
             slide_sha256=f"{int(slide_id[-2:]):064x}",
         )
-        return Bag(header, tuple(self._level(tiles, rng) for tiles in self.tiles))
+        return Bag(header, tuple(self._magnification(tiles, rng) for tiles in self.tiles))
 
-    def _level(self, tiles: int, rng: np.random.Generator) -> Magnification:
+    def _magnification(self, tiles: int, rng: np.random.Generator) -> Magnification:
         at = np.column_stack([np.arange(tiles) * 8, np.arange(tiles)])
         return Magnification(
             tiles=Tiles(xy_l0=at, size_l0=(8, 8), size_px=(224, 224), mpp=1.0),

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import count
 from pathlib import Path
@@ -18,18 +18,18 @@ from sagdeploy.config import (
     TrainSettings,
 )
 from sagdeploy.errors import BatchError
-from sagdeploy.export.extractor import ExtractorSource, prepare_extractor
+from sagdeploy.export.extractor import ExtractorSource, local_extraction
 from sagdeploy.export.run import export_run
 from sagdeploy.files import write_json
-from sagdeploy.pipeline.bagging import Extraction
-from sagdeploy.pipeline.extract import EXTRACTOR_FILE, extract_cohort
+from sagdeploy.pipeline.extract import extract_cohort
 from sagdeploy.pipeline.guide import guide_cohort
 from sagdeploy.pipeline.inputs import SlideInput
+from sagdeploy.pipeline.journal import sole_writer
 from sagdeploy.pipeline.outcome import SlideOutcome
 from sagdeploy.pipeline.predict import PredictOptions
 from sagdeploy.pipeline.synth import CohortSpec, paint_cohort
 from sagdeploy.pipeline.versions import ModelChoice
-from sagdeploy.serving.local import FileEngine, LocalEngine
+from sagdeploy.serving.local import LocalEngine
 from sagdeploy.slides.tiling import TilePlan
 from sagdeploy.training.comparison import compare
 from sagdeploy.training.curves import draw_curves
@@ -127,9 +127,11 @@ def run_demo(out: Path, seed: int, audience: Audience) -> DemoResult:
         spec = CohortSpec(slides=SLIDES, seed=seed, shortcut=SHORTCUT)
         cohort = read_cohort(paint_cohort(out / "cohort", spec, progress=audience.progress))
     with stages.stage("extract", f"features of every tile, by {EXTRACTOR.name}"):
-        card = prepare_extractor(EXTRACTOR, bags)
-        extraction = Extraction(FileEngine(bags / EXTRACTOR_FILE), card.name, card, PLAN)
-        _all_done(extract_cohort(cohort, bags, extraction), SLIDES, audience)
+        with sole_writer(bags):
+            extraction = local_extraction(EXTRACTOR, bags, PLAN)
+        with closing(extraction.engine):
+            _all_done(extract_cohort(cohort, bags, extraction), SLIDES, audience)
+        card = extraction.card
     with stages.stage("guide", "tissue and lesion outlines as weights of the tiles"):
         guided = guide_cohort(cohort, bags, tissue=True, heuristic="annotations")
         _all_done(guided, SLIDES, audience)

@@ -46,7 +46,8 @@ serving.kserve
 serving.local serving.triton
 serving.connect serving.environment serving.backend.model
 serving.server
-pipeline.outcome pipeline.inputs pipeline.run pipeline.flow pipeline.versions pipeline.cautions pipeline.shelf
+pipeline.outcome pipeline.inputs pipeline.run pipeline.flow pipeline.versions
+pipeline.cautions pipeline.shelf
 pipeline.stream
 pipeline.diagnose pipeline.detection pipeline.journal pipeline.cluster
 pipeline.heuristic pipeline.bagging

@@ -143,7 +143,7 @@ def bags(extracted: Path, tmp_path: Path) -> Path:
 
 def test_bags_that_were_only_guided_have_no_finding(bags: Path) -> None:
     bag = read_bag(bags / "one.h5")
-    halves = [np.full(len(level), 0.5) for level in bag.magnifications]
+    halves = [np.full(len(each), 0.5) for each in bag.magnifications]
     write_bag(bags / "one.h5", with_guidance(bag, tissue=halves))
     (bags / "one.hulls.geojson").touch()
     assert verify(bags).findings == ()

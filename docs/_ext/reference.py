@@ -26,7 +26,7 @@ SCHEMAS = {
     "manifest": ("sagdeploy.manifest", "Manifest"),
     "settings": ("sagdeploy.config", "TrainSettings"),
     "run": ("sagdeploy.pipeline.run", "RunRecord"),
-    "training-run": ("sagdeploy.training.checkpoint", "RunRecord"),
+    "training-run": ("sagdeploy.training.checkpoint", "TrainingRecord"),
     "result": ("sagdeploy.training.checkpoint", "SeedResult"),
     "evaluation": ("sagdeploy.training.evaluate", "Evaluation"),
     "comparison": ("sagdeploy.training.comparison", "Comparison"),

@@ -109,31 +109,32 @@ def with_guidance(
     heuristic: Sequence[Coverage] | None = None,
 ) -> Bag:
     """The bag with new coverage, one (N,) a magnification; what is not given stays."""
-    levels = bag.magnifications
+    magnifications = bag.magnifications
     if tissue is not None:
-        pairs = zip(levels, tissue, strict=True)
-        levels = tuple(replace(level, tissue_coverage=share) for level, share in pairs)
+        pairs = zip(magnifications, tissue, strict=True)
+        magnifications = tuple(replace(each, tissue_coverage=share) for each, share in pairs)
     if heuristic is not None:
-        pairs = zip(levels, heuristic, strict=True)
-        levels = tuple(replace(level, heuristic_coverage=share) for level, share in pairs)
-    return replace(bag, magnifications=levels)
+        pairs = zip(magnifications, heuristic, strict=True)
+        magnifications = tuple(replace(each, heuristic_coverage=share) for each, share in pairs)
+    return replace(bag, magnifications=magnifications)
 
 
-def _problem(level: Magnification, features: int) -> str:
-    """What is wrong with a magnification, or nothing."""
-    tiles = len(level) if level.tiles is None else len(level.tiles)
-    if level.features.dtype != np.float32 or level.features.shape != (tiles, features):
-        return (
-            f"features are {level.features.dtype} {list(level.features.shape)}, "
-            f"not float32 {[tiles, features]}"
-        )
-    xy_l0 = None if level.tiles is None else level.tiles.xy_l0
+def _problem(magnification: Magnification, width: int) -> str:
+    """What is wrong with a magnification, whose features should be so wide; or nothing."""
+    features, placed = magnification.features, magnification.tiles
+    tiles = len(features) if placed is None else len(placed)
+    if features.dtype != np.float32 or features.shape != (tiles, width):
+        return f"features are {features.dtype} {list(features.shape)}, not float32 {[tiles, width]}"
+    xy_l0 = None if placed is None else placed.xy_l0
     if xy_l0 is not None and (xy_l0.dtype != np.int64 or xy_l0.shape != (tiles, 2)):
         return f"coords are {xy_l0.dtype} {list(xy_l0.shape)}"
-    bad_rows = ~np.isfinite(level.features).all(axis=1)
+    bad_rows = ~np.isfinite(features).all(axis=1)
     if bad_rows.any():
         return f"features of tile {bad_rows.argmax()} are not finite"
-    shares = {"tissue": level.tissue_coverage, "heuristic": level.heuristic_coverage}
+    shares = {
+        "tissue": magnification.tissue_coverage,
+        "heuristic": magnification.heuristic_coverage,
+    }
     for name, coverage in shares.items():
         if coverage is None:
             continue

@@ -49,12 +49,12 @@ def mapped(path: Path, bag: Bag) -> Bag | None:
         return None
     with opened(path) as file:
         places = [group["features"].id.get_offset() for group in _groups(file, bag.header)]
-    levels = tuple(
+    magnifications = tuple(
         # "c" writes nowhere but to memory; PyTorch wants arrays that it may write to
-        replace(level, features=np.memmap(path, np.float32, "c", place, level.features.shape))
-        for level, place in zip(bag.magnifications, places, strict=True)
+        replace(each, features=np.memmap(path, np.float32, "c", place, each.features.shape))
+        for each, place in zip(bag.magnifications, places, strict=True)
     )
-    return replace(bag, magnifications=levels)
+    return replace(bag, magnifications=magnifications)
 
 
 def bag_in(file: Any) -> Bag:
@@ -90,15 +90,15 @@ def write_bag(path: Path, bag: Bag) -> None:
     write_bytes(path, image.getbuffer())
 
 
-def _write_magnification(group: Any, level: Magnification, header: BagHeader) -> None:
-    group["features"] = level.features
+def _write_magnification(group: Any, magnification: Magnification, header: BagHeader) -> None:
+    group["features"] = magnification.features
     made_by = {"name": header.slide_id, "savetodir": "", "encoder": header.extractor.name}
     group["features"].attrs.update(made_by)
-    if level.tiles is not None:
-        _write_tiles(group, level.tiles, header)
+    if magnification.tiles is not None:
+        _write_tiles(group, magnification.tiles, header)
     for kind, coverage, guidance in [
-        ("tissue", level.tissue_coverage, level.tissue_guidance),
-        ("heuristic", level.heuristic_coverage, level.heuristic_guidance),
+        ("tissue", magnification.tissue_coverage, magnification.tissue_guidance),
+        ("heuristic", magnification.heuristic_coverage, magnification.heuristic_guidance),
     ]:
         if coverage is not None:
             group[f"coverage/{kind}"] = coverage

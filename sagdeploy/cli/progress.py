@@ -47,6 +47,11 @@ class _Bar:
         trace: TracebackType | None,
     ) -> None:
         self._bar.stop()
+        if kind is None:
+            self._conclude()
+
+    def _conclude(self) -> None:
+        """Say what there is to say once all is done."""
 
 
 class SlideProgress(_Bar):
@@ -73,14 +78,8 @@ class SlideProgress(_Bar):
         self._begun = time.monotonic()
         self._lock = threading.Lock()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        super().__exit__(kind, error, trace)
-        if kind is None and self._done:
+    def _conclude(self) -> None:
+        if self._done:
             tiles = f", {self._rate()}" if self._tiles else ""
             slides = "1 slide" if self._done == 1 else f"{self._done:,} slides"
             took = _duration(time.monotonic() - self._begun)

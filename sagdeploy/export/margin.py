@@ -150,8 +150,8 @@ def _change(pair: Pair, row: CohortSlide, centre: Features) -> SlideChange:
 
     assert row.label is not None  # training refuses tables without labels
     with cut(row, pair.plan) as found:
-        streamed = [stream_features(found.slide, level, both) for level in found.tiles]
-    whole, reduced = zip(*(np.split(level, 2, axis=1) for level in streamed), strict=True)
+        streamed = [stream_features(found.slide, tiles, both) for tiles in found.tiles]
+    whole, reduced = zip(*(np.split(each, 2, axis=1) for each in streamed), strict=True)
     ours, theirs = (_diagnosis(pair.diagnosis, features) for features in (whole, reduced))
     maps = tensor_names("attention", len(pair.plan.mpp))
     return SlideChange(

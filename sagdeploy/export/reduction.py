@@ -13,7 +13,7 @@ from sagdeploy.files import sha256_of
 from sagdeploy.manifest import ExtractorCard, Margin
 from sagdeploy.serving.runtime import load_graph
 from sagdeploy.slides.tiling import TilePlan
-from sagdeploy.training.checkpoint import RunRecord, SeedResult
+from sagdeploy.training.checkpoint import SeedResult, TrainingRecord
 from sagdeploy.training.splits import Partition, partitions
 
 
@@ -42,7 +42,7 @@ class Reduced:
 class Trained:
     """The seed of a run that is exported."""
 
-    record: RunRecord
+    record: TrainingRecord
     result: SeedResult
     plan: TilePlan
     extractor_onnx: Path

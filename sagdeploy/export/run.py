@@ -17,8 +17,8 @@ from sagdeploy.serving.runtime import CPU, providers
 from sagdeploy.slides.tiling import TilePlan
 from sagdeploy.training.checkpoint import (
     EXTRACTOR_FILE,
-    RunRecord,
     SeedResult,
+    TrainingRecord,
     best_result,
     load_model,
     read_results,
@@ -87,7 +87,7 @@ def export_run(
         )
 
 
-def _plan(run: Path, record: RunRecord) -> TilePlan:
+def _plan(run: Path, record: TrainingRecord) -> TilePlan:
     """How a client must cut slides; ExportError where the bags did not say."""
     if record.plan is None:
         raise ExportError(
@@ -101,7 +101,7 @@ def _plan(run: Path, record: RunRecord) -> TilePlan:
 def _draft(
     name: str,
     plan: TilePlan,
-    record: RunRecord,
+    record: TrainingRecord,
     result: SeedResult,
     model: nn.Module,
     parity: Parity,

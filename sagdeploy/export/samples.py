@@ -61,8 +61,8 @@ def sample_tiles(slides: Sequence[CohortSlide], plan: TilePlan) -> tuple[NDArray
     batches: list[NDArray[np.uint8]] = []
     for index in chosen:
         with cut(slides[index], plan) as found:
-            for level in found.tiles:
-                batches.append(_read(found.slide, level, _some(level, found, rng)))
+            for tiles in found.tiles:
+                batches.append(_read(found.slide, tiles, _some(tiles, found, rng)))
     return tuple(batches)
 
 

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-LEVELS = 4
+SCALES = 4
 """Scales: filters on the tile at half its size, then at a quarter, and so on."""
 
 HAEMATOXYLIN = (0.650, 0.704, 0.286)
@@ -30,7 +30,7 @@ UNITS = (1.0, 3.0, 8.0)
 DENSITIES = (0.15, 0.3, 0.5)
 """Amounts of haematoxylin whose share of the tile is measured: pale, nuclear, dark."""
 
-FEATURES = 3 + 3 * 3 + len(DENSITIES) + LEVELS * 2 * 5
+FEATURES = 3 + 3 * 3 + len(DENSITIES) + SCALES * 2 * 5
 
 
 def unmixing() -> Tensor:
@@ -74,8 +74,8 @@ class StainTexture(nn.Module):
         stains = F.conv2d(_halved(density), self.mix)  # (N, 3, H/2, W/2)
         features = [6 * _spread(density), *_amounts(stains), *_shares(stains[:, :1])]
         x = stains[:, :2]
-        for level in range(LEVELS):
-            x = _halved(x) if level else x
+        for scale in range(SCALES):
+            x = _halved(x) if scale else x
             features += self._texture(x)
         return torch.cat(features, dim=1)
 

@@ -32,7 +32,7 @@ class Standardised(nn.Module):
 
     def forward(self, features: Sequence[Tensor], is_tile: Sequence[Tensor]) -> ModelOutput:
         """Diagnose a batch of bags; see `models.attention.DiagnosisModel`."""
-        scaled = [(level - self.mean) / self.deviation for level in features]
+        scaled = [(each - self.mean) / self.deviation for each in features]
         output: ModelOutput = self.model(scaled, is_tile)
         return output
 
@@ -41,19 +41,19 @@ class Standardised(nn.Module):
 
         bags: each bag's features, one (N, E) a magnification, once more with every call
         """
-        mean = _mean(level.double() for bag in bags() for level in bag)
-        variance = _mean((level.double() - mean).square() for bag in bags() for level in bag)
+        mean = _mean(each.double() for bag in bags() for each in bag)
+        variance = _mean((each.double() - mean).square() for bag in bags() for each in bag)
         deviation = variance.sqrt()
         varies = deviation > SMALLEST * (1 + mean.abs())
         self.mean.copy_(mean)
         self.deviation.copy_(torch.where(varies, deviation, torch.ones_like(deviation)))
 
 
-def _mean(levels: Iterable[Tensor]) -> Tensor:
+def _mean(features: Iterable[Tensor]) -> Tensor:
     """Mean over the rows of all (N, E)."""
     sums = torch.zeros((), dtype=torch.float64)
     rows = 0
-    for level in levels:
-        sums = sums + level.sum(dim=0)
-        rows += len(level)
+    for each in features:
+        sums = sums + each.sum(dim=0)
+        rows += len(each)
     return sums / rows

@@ -117,10 +117,10 @@ def extract_slide(
 def features_sha256(bag: Bag) -> str:
     """SHA-256 of a bag's features, and of their places: guidance may come and go."""
     total = hashlib.sha256()
-    for level in bag.magnifications:
-        total.update(np.ascontiguousarray(level.features).data)
-        if level.tiles is not None:
-            total.update(np.ascontiguousarray(level.tiles.xy_l0).data)
+    for magnification in bag.magnifications:
+        total.update(np.ascontiguousarray(magnification.features).data)
+        if magnification.tiles is not None:
+            total.update(np.ascontiguousarray(magnification.tiles.xy_l0).data)
     return total.hexdigest()
 
 
@@ -148,29 +148,29 @@ def _bag(
     infer = extractor_of(
         extraction.engine, extraction.model, extraction.card.features, extraction.version
     )
-    levels = (
+    magnifications = (
         Magnification(
-            tiles=level,
+            tiles=each,
             features=stream_features(
                 slide,
-                level,
+                each,
                 infer,
                 workers=extraction.workers,
                 pace=extraction.engine.pace(extraction.model, extraction.version),
                 progress=progress,
                 flow=flow,
             ),
-            tissue_coverage=tissue.coverage(level),
+            tissue_coverage=tissue.coverage(each),
             heuristic_coverage=None,
         )
-        for level in tiles
+        for each in tiles
     )
-    return Bag(header, tuple(levels))
+    return Bag(header, tuple(magnifications))
 
 
 def _missing(slide: Slide, bag: Bag) -> str:
     """What there is to say of missing pixels; NotAnalysableError where they are too many."""
-    coverages = [c for level in bag.magnifications if (c := level.tissue_coverage) is not None]
+    coverages = [c for each in bag.magnifications if (c := each.tissue_coverage) is not None]
     cautions = missing_cautions(slide.tiles_read, coverages, name=slide.name)
     return "".join(f"; {caution.code}: {caution.message}" for caution in cautions)
 

@@ -68,8 +68,8 @@ def off_tissue_cautions(
 
     floor: the least of those slides; None where nobody measured it
     """
-    levels = zip(attention, coverages, strict=True)
-    least = min(float(weights @ coverage) for weights, coverage in levels)
+    magnifications = zip(attention, coverages, strict=True)
+    least = min(float(weights @ coverage) for weights, coverage in magnifications)
     if floor is not None and least < floor:
         yield Caution(
             "attention_off_tissue",

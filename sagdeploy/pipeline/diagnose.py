@@ -42,7 +42,7 @@ def diagnose_tiles(
     flow:  is told where the time went
     """
     flow = Flow() if flow is None else flow
-    counts = [len(level) for level in tiles]
+    counts = [len(each) for each in tiles]
     if _fits_one_request(tiles, engine, manifest):
         outputs = _ask_ensemble(slide, tiles, engine, manifest, workers, flow)
         progress(sum(counts))
@@ -62,8 +62,8 @@ def _ask_ensemble(
 ) -> Arrays:
     with ExitStack() as bags:
         inputs = {
-            name: bags.enter_context(all_tiles(slide, level, workers=workers, flow=flow))
-            for name, level in zip(manifest.tensors("tiles"), tiles, strict=True)
+            name: bags.enter_context(all_tiles(slide, each, workers=workers, flow=flow))
+            for name, each in zip(manifest.tensors("tiles"), tiles, strict=True)
         }
         with flow.of(0), flow.inferring():
             return engine.infer(manifest.name, inputs, version=manifest.version)
@@ -84,22 +84,22 @@ def _stream(
     features = {
         name: stream_features(
             slide,
-            level,
+            each,
             infer,
             workers=workers,
             pace=engine.pace(manifest.name, manifest.version),
             progress=progress,
             flow=flow,
         )
-        for name, level in zip(manifest.tensors("features"), tiles, strict=True)
+        for name, each in zip(manifest.tensors("features"), tiles, strict=True)
     }
     return engine.infer(diagnosis_name(manifest.name), features, version=manifest.version)
 
 
 def _fits_one_request(tiles: Sequence[Tiles], engine: Engine, manifest: Manifest) -> bool:
     """Whether the ensemble takes this bag at once; it serves the latest version only."""
-    count = sum(len(level) for level in tiles)
-    size = sum(3 * len(level) * level.size_px[0] * level.size_px[1] for level in tiles)
+    count = sum(len(each) for each in tiles)
+    size = sum(3 * len(each) * each.size_px[0] * each.size_px[1] for each in tiles)
     return (
         0 < count <= engine.ensemble_tiles(manifest.name)
         and size <= REQUEST_BYTES

@@ -107,10 +107,10 @@ def _coverage(bag: Bag, regions: Regions) -> tuple[NDArray[np.float64], ...]:
 
 def _tiles(bag: Bag) -> Iterator[Tiles]:
     """The tiles of each magnification; BagError where nobody knows where they lie."""
-    for level in bag.magnifications:
-        if level.tiles is None:
+    for magnification in bag.magnifications:
+        if magnification.tiles is None:
             raise _unplaced(bag)
-        yield level.tiles
+        yield magnification.tiles
 
 
 def _size_l0(bag: Bag) -> tuple[int, int]:
@@ -135,9 +135,9 @@ def _tissue(row: CohortSlide, mpp: float | None) -> TissueMask:
 def _told(bag: Bag, *, tissue: bool, heuristic: Heuristic | None) -> Iterator[str]:
     """What the bag's guidance covers: `TG on 12 tiles`, `no HG`."""
     for name, asked, weights in [
-        ("TG", tissue, [level.tissue_guidance for level in bag.magnifications]),
-        ("HG", heuristic is not None, [level.heuristic_guidance for level in bag.magnifications]),
+        ("TG", tissue, [each.tissue_guidance for each in bag.magnifications]),
+        ("HG", heuristic is not None, [each.heuristic_guidance for each in bag.magnifications]),
     ]:
         if asked:
-            count = sum(int(np.count_nonzero(level)) for level in weights)
+            count = sum(int(np.count_nonzero(each)) for each in weights)
             yield f"{name} on {count} tiles" if count else f"no {name}"

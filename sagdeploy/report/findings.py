@@ -35,7 +35,7 @@ def record_of(prediction: Prediction, artefacts: dict[str, str]) -> PredictionRe
 
     artefacts: SHA-256 of the files written beside it, by name
     """
-    layers = zip(
+    magnifications = zip(
         prediction.tiles, prediction.diagnosis.attention, prediction.tissue_coverage, strict=True
     )
     parameters = parameters_of(prediction.options)
@@ -49,7 +49,7 @@ def record_of(prediction: Prediction, artefacts: dict[str, str]) -> PredictionRe
         parameters_sha256=parameters.sha256,
         engine=prediction.engine,
         prediction=_diagnosis(prediction),
-        attention=tuple(_attention(*layer) for layer in layers),
+        attention=tuple(_attention(*each) for each in magnifications),
         counts=prediction.counts,
         warnings=tuple(
             CautionRecord(code=caution.code, message=caution.message)
@@ -128,6 +128,8 @@ def _attention(
     percentile = percentiles(attention)
     order = np.argsort(-attention, kind="stable")
     summed = np.cumsum(attention[order], dtype=np.float64)
+    even = float(summed[-1]) / len(tiles)  # Python's, so that NumPy rounds it as the attention is
+    shown = min(TOP_TILES, max(1, np.count_nonzero(attention > even)))
     return AttentionRecord(
         mpp=tiles.mpp,
         tiles=len(tiles),
@@ -143,7 +145,7 @@ def _attention(
                 attention=attention[row],
                 percentile=percentile[row],
             )
-            for row in order[:TOP_TILES]
+            for row in order[:shown]
         ),
     )
 

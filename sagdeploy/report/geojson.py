@@ -45,13 +45,13 @@ def write_geojson(path: Path, prediction: Prediction, *, origin: Origin = "bound
 
 def features(prediction: Prediction, *, origin: Origin = "bounds") -> Iterator[Json]:
     """GeoJSON features of all magnifications, one a tile or, on large maps, one a region."""
-    layers = zip(prediction.tiles, prediction.diagnosis.attention, strict=True)
+    magnifications = zip(prediction.tiles, prediction.diagnosis.attention, strict=True)
     return chain.from_iterable(
-        _layer(prediction, tiles, attention, origin) for tiles, attention in layers
+        _tiles_of(prediction, tiles, attention, origin) for tiles, attention in magnifications
     )
 
 
-def _layer(
+def _tiles_of(
     prediction: Prediction, tiles: Tiles, attention: NDArray[np.float32], origin: Origin
 ) -> Iterator[Json]:
     percentile = percentiles(attention)

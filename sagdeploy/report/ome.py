@@ -47,13 +47,13 @@ class Frame(NamedTuple):
 
 def write_ome_tiff(path: Path, prediction: Prediction) -> None:
     """Write the attention of all magnifications, whole or not at all."""
-    layers = tuple(zip(prediction.tiles, prediction.diagnosis.attention, strict=True))
-    frames = [_frame(tiles, prediction.slide.size_l0) for tiles, _ in layers]
+    magnifications = tuple(zip(prediction.tiles, prediction.diagnosis.attention, strict=True))
+    frames = [_frame(tiles, prediction.slide.size_l0) for tiles, _ in magnifications]
     with write_whole(path) as partial, partial.open("wb") as file:
         tiff.start(file)
         planes = [
             _write_plane(file, paint(frame, tiles, values), frame, prediction.slide.mpp.value)
-            for (tiles, attention), frame in zip(layers, frames, strict=True)
+            for (tiles, attention), frame in zip(magnifications, frames, strict=True)
             for values in (attention, percentiles(attention))
         ]
         planes[0] = replace(planes[0], description=_xml(prediction, frames))
@@ -84,7 +84,7 @@ def _frame(tiles: Tiles, size_l0: tuple[int, int]) -> Frame:
 def _write_plane(file: BinaryIO, plane: Plane, frame: Frame, mpp: float) -> Directory:
     """Write a plane and its smaller levels, each half as large, down to a single tile."""
     levels: list[Directory] = []
-    scale = frame.downsample
+    downsample = frame.downsample
     while True:
         height, width = plane.shape
         levels.append(
@@ -92,14 +92,14 @@ def _write_plane(file: BinaryIO, plane: Plane, frame: Frame, mpp: float) -> Dire
                 file,
                 _compressed(plane),
                 size_px=(width, height),
-                mpp=mpp * scale,
+                mpp=mpp * downsample,
                 is_reduced=bool(levels),
                 pixels="float",
             )
         )
         if max(plane.shape) <= TILE_PX:
             return replace(levels[0], smaller=tuple(levels[1:]))
-        plane, scale = _halved(plane), scale * 2
+        plane, downsample = _halved(plane), downsample * 2
 
 
 def _compressed(plane: Plane) -> Iterator[bytes]:

@@ -112,9 +112,9 @@ def _layer(
 def _top_tiles(record: PredictionRecord, slide: Slide) -> tuple[tuple[str, ...], ...]:
     assert record.attention is not None  # the record of a slide that is done
     pictures = []
-    for level in record.attention:
-        size_px = fitted(level.tile_size_px, TILE_PX)
-        tiles = (slide.read(tile.xy_l0, level.tile_size_l0, size_px) for tile in level.top_tiles)
+    for facts in record.attention:
+        size_px = fitted(facts.tile_size_px, TILE_PX)
+        tiles = (slide.read(tile.xy_l0, facts.tile_size_l0, size_px) for tile in facts.top_tiles)
         pictures.append(tuple(_jpeg(tile, quality=90) for tile in tiles))
     return tuple(pictures)
 

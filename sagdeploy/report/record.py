@@ -156,7 +156,7 @@ class AttentionRecord(Strict):
     """How few tiles hold half of the attention."""
 
     top_tiles: Annotated[tuple[TopTile, ...], Field(max_length=TOP_TILES)]
-    """The most attended first."""
+    """Of those above an even share, the most attended first; where none is, the first alone."""
 
 
 class CautionRecord(Strict):

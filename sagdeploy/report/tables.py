@@ -85,10 +85,10 @@ def write_predictions(
 
 
 def _tile_rows(prediction: Prediction) -> Iterable[Sequence[Cell]]:
-    layers = zip(
+    magnifications = zip(
         prediction.tiles, prediction.diagnosis.attention, prediction.tissue_coverage, strict=True
     )
-    for magnification, (tiles, attention, tissue) in enumerate(layers):
+    for magnification, (tiles, attention, tissue) in enumerate(magnifications):
         fixed = tiles.size_l0
         numbers = zip(
             tiles.xy_l0.tolist(),

@@ -41,8 +41,8 @@ def baselines(
     for bag in bags:
         maps = {UNIFORM: _uniform(bag), DENSITY: _density(bag, landmarks), CENTRE: _centre(bag)}
         patients.append(bag.patient_id)
-        for name, levels in maps.items():
-            scores[name].append(attention_on(bag, levels) if levels else NOWHERE)
+        for name, own in maps.items():
+            scores[name].append(attention_on(bag, own) if own else NOWHERE)
     return {
         name: _intervals(rows, patients, resamples)
         for name, rows in scores.items()
@@ -73,21 +73,21 @@ def _uniform(bag: LabelledBag) -> Maps | None:
 def _density(bag: LabelledBag, landmarks: Landmarks) -> Maps | None:
     """As much on each tile as it has cells; None where they are not known, or there are none."""
     cells = landmarks.cells.get(bag.slide_id)
-    tiles = [level for level in bag.tiles if level is not None]
-    if cells is None or len(tiles) < len(bag.features):
+    placed = [tiles for tiles in bag.tiles if tiles is not None]
+    if cells is None or len(placed) < len(bag.features):
         return None
-    counts = [cells_per_tile(cells, level) for level in tiles]
+    counts = [cells_per_tile(cells, tiles) for tiles in placed]
     return [count / count.sum() for count in counts] if all(c.any() for c in counts) else None
 
 
 def _centre(bag: LabelledBag) -> Maps | None:
     """A bell over the middle of the tiles; None where they have no places."""
-    tiles = [level for level in bag.tiles if level is not None]
-    if len(tiles) < len(bag.features):
+    placed = [tiles for tiles in bag.tiles if tiles is not None]
+    if len(placed) < len(bag.features):
         return None
     bells = []
-    for level in tiles:
-        low, high = level.xy_l0.min(axis=0), level.xy_l0.max(axis=0) + level.size_l0
-        off = (level.xy_l0 + np.divide(level.size_l0, 2) - (low + high) / 2) / (high - low)
+    for tiles in placed:
+        low, high = tiles.xy_l0.min(axis=0), tiles.xy_l0.max(axis=0) + tiles.size_l0
+        off = (tiles.xy_l0 + np.divide(tiles.size_l0, 2) - (low + high) / 2) / (high - low)
         bells.append(np.exp(-0.5 * np.square(off / CENTRE_SPREAD).sum(axis=1)))
     return [bell / bell.sum() for bell in bells]

@@ -62,9 +62,9 @@ def _targets(labels: Tensor, soft_labels: Sequence[tuple[float, ...]]) -> Tensor
 def _padded(rows: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
     """One (B, N, ...) a magnification, of B tuples of (n, ...)."""
     if len(rows) == 1:
-        return tuple(level.unsqueeze(0) for level in rows[0])
-    levels = zip(*rows, strict=True)
-    return tuple(torch.nn.utils.rnn.pad_sequence(list(level), batch_first=True) for level in levels)
+        return tuple(each.unsqueeze(0) for each in rows[0])
+    columns = zip(*rows, strict=True)
+    return tuple(torch.nn.utils.rnn.pad_sequence(list(each), batch_first=True) for each in columns)
 
 
 def _all_true(features: Tensor) -> Tensor:

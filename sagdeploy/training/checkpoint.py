@@ -1,6 +1,6 @@
 """A training run on disk: what it was, the weights it found, and where to go on after a stop.
 
-    RUN/run.json                        RunRecord
+    RUN/run.json                        TrainingRecord
     RUN/extractor.onnx                  what made the features, as `extract` left it
     RUN/seed_<n>/weights.safetensors    of the chosen epoch
     RUN/seed_<n>/metrics.csv            one row an epoch
@@ -37,7 +37,7 @@ EXTRACTOR_FILE = "extractor.onnx"
 Record = TypeVar("Record", bound=Strict)
 
 
-class RunRecord(Strict):
+class TrainingRecord(Strict):
     """What a run trained, on what, with what."""
 
     schema_version: Literal[1] = 1
@@ -118,14 +118,14 @@ def seed_folder(run: Path, seed: int, fold: int | None = None) -> Path:
     return run / (f"seed_{seed}" if fold is None else f"fold_{fold}_seed_{seed}")
 
 
-def read_run(run: Path) -> RunRecord:
+def read_run(run: Path) -> TrainingRecord:
     """What a run is; ConfigError where there is none, ModelError where it is not ours."""
     if not (run / RUN_FILE).is_file():
         raise ConfigError(f"{run}: no {RUN_FILE}, so no training run", hint="run sagdeploy train")
-    return _read_record(run / RUN_FILE, RunRecord)
+    return _read_record(run / RUN_FILE, TrainingRecord)
 
 
-def write_run(run: Path, record: RunRecord) -> None:
+def write_run(run: Path, record: TrainingRecord) -> None:
     """Write what a run is."""
     write_json(run / RUN_FILE, record.model_dump(mode="json"))
 
@@ -155,7 +155,7 @@ def best_result(results: tuple[SeedResult, ...]) -> SeedResult:
     return min(results, key=lambda result: result.validation.get("loss", 0.0))
 
 
-def load_model(run: Path, record: RunRecord, result: SeedResult) -> nn.Module:
+def load_model(run: Path, record: TrainingRecord, result: SeedResult) -> nn.Module:
     """The trained model of a seed, in evaluation mode; ModelError where its file is refused."""
     path = seed_folder(run, result.seed, result.fold) / WEIGHTS_FILE
     model = build_model(

@@ -29,7 +29,7 @@ from sagdeploy.training.intervals import (
 )
 from sagdeploy.training.judgement import Judged
 from sagdeploy.training.metrics import Float64, nan_mean
-from sagdeploy.training.panel import RESAMPLING_SEED, Panel, panel
+from sagdeploy.training.panel import EXTENT, RESAMPLING_SEED, Panel, panel
 
 EXACT_SEEDS = 14
 """Up to so many seeds, all changes of sign are tried; of more, a sample is."""
@@ -89,7 +89,7 @@ def differences(
     rng = np.random.default_rng(RESAMPLING_SEED)
     found = resample(statistic, pairs[0][0].patients, rng, resamples=resamples)
     return {
-        name: difference(values)
+        name: difference(values, EXTENT.get(name, 1.0))
         for name, values in found.items()
         if np.isfinite(values.value).any()
     }
@@ -101,10 +101,11 @@ def by_seed(judged: Judged) -> dict[int, Panel]:
     return {seed: panel(slides for (s, _), slides in judged.items() if s == seed) for seed in seeds}
 
 
-def difference(found: Resampled) -> Difference:
+def difference(found: Resampled, extent: float) -> Difference:
     """The difference of one metric.
 
-    found: of each of S seeds that have it: value (S,), drawn (S, R), left_out (S, P)
+    found:  of each of S seeds that have it: value (S,), drawn (S, R), left_out (S, P)
+    extent: how far apart two values of the metric can be, beyond which no interval goes
     """
     has = np.isfinite(found.value)
     found = Resampled(found.value[has], found.drawn[has], found.left_out[has])
@@ -114,17 +115,21 @@ def difference(found: Resampled) -> Difference:
     patients = None if own is None else _widened(own, spread, seeds=len(by_chance))
     return Difference(
         value=float(together.value),
-        seeds=mean_interval(by_chance),
+        seeds=_possible(mean_interval(by_chance), extent),
         seeds_p=sign_flip_p(found.value),
         share_above=float((np.sign(found.value) + 1).mean() / 2) if len(by_chance) > 1 else None,
-        patients=patients,
-        patients_p=(
+        patients=_possible(patients, extent),
+        patients_p=(  # of the whole interval, whose reach says how sure the difference is
             None
             if patients is None
             else _level(patients, spread, patients=together.left_out.shape[-1])
         ),
         detectable=None if own is None else _detectable(together, spread),
     )
+
+
+def _possible(interval: Interval | None, extent: float) -> Interval | None:
+    return None if interval is None else interval.within(-extent, extent)
 
 
 def seed_spread(found: Resampled) -> Spread:

@@ -27,14 +27,16 @@ def controlled(bags: Bags, settings: GuidanceSettings, *, seed: int) -> Bags:
     if "hg" not in settings.terms or (settings.control == "none" and settings.share == 1):
         return bags
     own = [bag.heuristic_guidance for bag in bags]
-    guided = [index for index, levels in enumerate(own) if any(level.any() for level in levels)]
+    guided = [index for index, guidance in enumerate(own) if any(each.any() for each in guidance)]
     rng = np.random.default_rng([seed, len(bags)])
     # in a fixed order of chance, so that a smaller share is part of a larger one
     kept = rng.permutation(guided)[: round(settings.share * len(guided))].tolist()
-    taught: list[Guidance] = [tuple(torch.zeros_like(level) for level in levels) for levels in own]
+    taught: list[Guidance] = [
+        tuple(torch.zeros_like(each) for each in guidance) for guidance in own
+    ]
     for index, giver in zip(kept, _givers(kept, settings), strict=True):
         taught[index] = (
-            tuple(_uniform(level) for level in own[index])
+            tuple(_uniform(each) for each in own[index])
             if settings.control == "uniform"
             else _laid_on(own[giver], own[index])
         )

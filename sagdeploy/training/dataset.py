@@ -179,8 +179,8 @@ def extractor_kind(card: ExtractorCard) -> str:
 
 
 def _labelled(bag: Bag, slide: CohortSlide, label: int) -> LabelledBag:
-    levels = bag.magnifications
-    if not all(map(len, levels)):
+    magnifications = bag.magnifications
+    if not all(map(len, magnifications)):
         raise BagError(
             f"{slide.slide_id}: its bag has no tiles", hint="take the slide out of the cohort"
         )
@@ -188,12 +188,14 @@ def _labelled(bag: Bag, slide: CohortSlide, label: int) -> LabelledBag:
         slide_id=slide.slide_id,
         patient_id=slide.patient_id,
         label=label,
-        tiles=tuple(level.tiles for level in levels),
-        features=tuple(torch.from_numpy(level.features) for level in levels),
-        heuristic_guidance=tuple(torch.from_numpy(level.heuristic_guidance) for level in levels),
-        tissue_guidance=tuple(torch.from_numpy(level.tissue_guidance) for level in levels),
-        heuristic_coverage=tuple(level.heuristic_coverage for level in levels),
-        tissue_coverage=tuple(level.tissue_coverage for level in levels),
+        tiles=tuple(each.tiles for each in magnifications),
+        features=tuple(torch.from_numpy(each.features) for each in magnifications),
+        heuristic_guidance=tuple(
+            torch.from_numpy(each.heuristic_guidance) for each in magnifications
+        ),
+        tissue_guidance=tuple(torch.from_numpy(each.tissue_guidance) for each in magnifications),
+        heuristic_coverage=tuple(each.heuristic_coverage for each in magnifications),
+        tissue_coverage=tuple(each.tissue_coverage for each in magnifications),
         soft_label=slide.soft_label,
     )
 

@@ -16,8 +16,8 @@ from sagdeploy.errors import BagError, CohortError, ConfigError, ModelError
 from sagdeploy.files import write_json
 from sagdeploy.training.baselines import baselines
 from sagdeploy.training.checkpoint import (
-    RunRecord,
     SeedResult,
+    TrainingRecord,
     load_model,
     read_results,
     read_run,
@@ -148,7 +148,7 @@ def read_evaluation(run: Path, split: Split = "test") -> Evaluation:
 
 def _judge_seeds(
     run: Path,
-    record: RunRecord,
+    record: TrainingRecord,
     bags: Bags,
     landmarks: Landmarks,
     split: Split,
@@ -189,7 +189,7 @@ def _slides(cohort: Cohort, split: Split, results: Sequence[SeedResult]) -> tupl
     return tuple(slide for slide in cohort.slides if slide.slide_id in held_out)
 
 
-def _refuse_other_bags(bags: Bags, record: RunRecord, message: str) -> None:
+def _refuse_other_bags(bags: Bags, record: TrainingRecord, message: str) -> None:
     """BagError where bags were not made as those of training were."""
     expected = (record.plan, record.origin, extractor_kind(record.extractor))
     if (bags.plan, bags.origin, extractor_kind(bags.extractor)) != expected:
@@ -197,7 +197,7 @@ def _refuse_other_bags(bags: Bags, record: RunRecord, message: str) -> None:
         raise BagError(message, hint=hint)
 
 
-def _refuse_leaks(bags: Bags, record: RunRecord) -> None:
+def _refuse_leaks(bags: Bags, record: TrainingRecord) -> None:
     """CohortError where the run learned from a test slide, its patient, or a copy of it."""
     slides = [source.slide for source in bags.sources]
     kinds: list[tuple[str, Sequence[str | None], Sequence[str]]] = [

@@ -11,7 +11,7 @@ from sagdeploy.pipeline.stream import cores
 from sagdeploy.training.arm import Arm, Member, train_members
 from sagdeploy.training.checkpoint import (
     RUN_FILE,
-    RunRecord,
+    TrainingRecord,
     keep_extractor,
     read_result,
     read_run,
@@ -45,7 +45,7 @@ def train_seeds(
     progress: Progress = lambda done: None,
     ram_bytes: int = RAM_BYTES,
     save_every_s: float = SAVE_EVERY_S,
-) -> RunRecord:
+) -> TrainingRecord:
     """Train each seed, or each fold of each seed, into `run`; what is done there is kept.
 
     jobs:      processes that train at once; one a core if not given
@@ -73,13 +73,13 @@ def _folds(folds: int | None) -> Sequence[int | None]:
     return [None] if folds is None else range(folds)
 
 
-def _record(arm: Arm, seeds: Sequence[int]) -> RunRecord:
+def _record(arm: Arm, seeds: Sequence[int]) -> TrainingRecord:
     """What the run is, written; ConfigError where the folder holds another one."""
     before = read_run(arm.run) if (arm.run / RUN_FILE).is_file() else None
     part, bags = arm.parts()[0], arm.open(ram_bytes=None)
     sides = {"train": part.train, "val": part.validation, "held_out": part.held_out}
     sides["test"] = arm.cohort.of_split("test")
-    record = RunRecord(
+    record = TrainingRecord(
         arm=arm.name,
         settings=arm.settings,
         classes=arm.cohort.classes,

@@ -65,9 +65,9 @@ def faithfulness(
     """
     diagnosis = int(prediction.logits.argmax())
     rng = np.random.default_rng([seed, zlib.crc32(bag.slide_id.encode())])
-    ranks = [_ranks(level, rng) for level in prediction.attention]
-    reverse = [len(level) - 1 - level for level in ranks]
-    random = [rng.permutation(len(level)) for level in ranks]
+    ranks = [_ranks(attention, rng) for attention in prediction.attention]
+    reverse = [len(each) - 1 - each for each in ranks]
+    random = [rng.permutation(len(each)) for each in ranks]
 
     def kept(order: Sequence[NDArray[np.intp]]) -> Float64:
         """Probability of the diagnosis with each of SHARES of the tiles, first ranks first."""
@@ -111,7 +111,7 @@ def _logits_of_parts(
     rows = []
     with evaluating(model):
         for share in SHARES:
-            is_tile = tuple(_first(level, share) for level in ranks)
+            is_tile = tuple(_first(each, share) for each in ranks)
             rows.append(model(batch.features, is_tile).logits[0].double().numpy())
     return np.stack(rows)
 

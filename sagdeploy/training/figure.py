@@ -46,8 +46,8 @@ class _Shown:
     size_l0: tuple[int, int]
     thumbnail: Pixels
     tiles: Tiles
-    level: int
-    """Of the finest magnification, whose tiles these are."""
+    finest: int
+    """Which of the magnifications is the finest, whose tiles these are."""
 
     @property
     def size_px(self) -> tuple[int, int]:
@@ -103,11 +103,11 @@ def _shown(slide: CohortSlide, cohort: Cohort, bags: Path) -> _Shown:
         size_l0 = opened.size_l0
     height = max(1, round(picture.height * PANEL_PX / picture.width))
     picture = picture.resize((PANEL_PX, height), Image.Resampling.LANCZOS)
-    levels = [(index, tiles) for index, tiles in enumerate(bag.tiles) if tiles is not None]
-    if not levels:
+    placed = [(index, tiles) for index, tiles in enumerate(bag.tiles) if tiles is not None]
+    if not placed:
         raise CohortError(f"{slide.slide_id}: its features do not say where the tiles lie")
-    level, tiles = min(levels, key=lambda known: known[1].mpp)
-    return _Shown(bag, size_l0, np.asarray(picture), tiles, level)
+    finest, tiles = min(placed, key=lambda known: known[1].mpp)
+    return _Shown(bag, size_l0, np.asarray(picture), tiles, finest)
 
 
 def _row(
@@ -117,7 +117,7 @@ def _row(
     picture = f'<image id="slide-{index}" width="{PANEL_PX}" height="{one.size_px[1]}"'
     slide = data_uri("jpeg", encode_jpeg(one.thumbnail, quality=QUALITY))
     yield f'<defs>{picture} href="{slide}"/></defs>'
-    guidance = one.bag.heuristic_guidance[one.level].numpy()
+    guidance = one.bag.heuristic_guidance[one.finest].numpy()
     below = [f"{one.bag.slide_id}: {classes[one.bag.label]}", ""]
     yield from _panel(index, 0, top, one, None, below)
     yield from _panel(index, 1, top, one, guidance if guidance.any() else None, ["", ""])
@@ -128,7 +128,7 @@ def _row(
         share = attention_on(one.bag, said.attention).attention_on_heuristic
         answer = f"{classes[int(probabilities.argmax())]} {probabilities.max():.2f}"
         looked = "" if share is None else f"{100 * share:.0f} % of the attention in the region"
-        yield from _panel(index, column, top, one, said.attention[one.level], [answer, looked])
+        yield from _panel(index, column, top, one, said.attention[one.finest], [answer, looked])
 
 
 def _panel(

@@ -62,7 +62,7 @@ def predict_bags(model: nn.Module, bags: Iterable[LabelledBag]) -> list[BagPredi
         for bag in bags:
             batch = collate([bag])
             output = model(batch.features, batch.is_tile)
-            maps = [level[0].double().mean(dim=(0, 1)) for level in output.attention]  # (N,)
+            maps = [each[0].double().mean(dim=(0, 1)) for each in output.attention]  # (N,)
             predictions.append(
                 BagPrediction(output.logits[0].double().numpy(), tuple(m.numpy() for m in maps))
             )

@@ -6,6 +6,7 @@ DeLong, Newcombe and Wilson, need no resampling but count every slide as a patie
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +38,10 @@ class Interval(Strict):
     high: float
     method: str
     """`BCa bootstrap over patients`, `percentile bootstrap over patients`, `DeLong`, ..."""
+
+    def within(self, least: float, most: float) -> Self:
+        """As much of the interval as is possible for a number from `least` to `most`."""
+        return self.model_copy(update={"low": max(self.low, least), "high": min(self.high, most)})
 
 
 @dataclass(frozen=True, slots=True, eq=False)

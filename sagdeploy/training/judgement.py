@@ -93,10 +93,10 @@ def judge_slides(
 
 def attention_on(bag: LabelledBag, maps: Sequence[Float64]) -> AttentionScores:
     """Where one (N,) map a magnification lies on a slide, mean over its magnifications."""
-    levels = zip(maps, bag.tissue_coverage, bag.heuristic_coverage, strict=True)
+    magnifications = zip(maps, bag.tissue_coverage, bag.heuristic_coverage, strict=True)
     return mean_attention(
         attention_scores(attention, tissue=tissue, heuristic=heuristic)
-        for attention, tissue, heuristic in levels
+        for attention, tissue, heuristic in magnifications
     )
 
 
@@ -127,11 +127,11 @@ def _detections(
 ) -> SlideDetections:
     """What the attention finds at the finest magnification."""
     lesions = landmarks.lesions.get(bag.slide_id)
-    levels = zip(bag.tiles, prediction.attention, strict=True)
-    known = [(tiles, attention) for tiles, attention in levels if tiles is not None]
+    magnifications = zip(bag.tiles, prediction.attention, strict=True)
+    known = [(tiles, attention) for tiles, attention in magnifications if tiles is not None]
     is_known = bag.label in landmarks.normal or lesions is not None
     if not landmarks.normal or not known or not is_known:
         return NOTHING
-    tiles, attention = min(known, key=lambda level: level[0].mpp)
+    tiles, attention = min(known, key=lambda pair: pair[0].mpp)
     probability = 1 - probabilities[sorted(landmarks.normal)].sum()
     return detect(attention, tiles, lesions, probability=float(probability))

@@ -1,9 +1,11 @@
 """Views of the same patients by several seeds, and the numbers and intervals that follow."""
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
+from typing import Final
 
 import numpy as np
 
@@ -33,6 +35,9 @@ RESAMPLING_SEED = 0
 
 SLIDE_METRICS = (*ATTENTION_METRICS, *FAITHFULNESS_METRICS, *THRESHOLD_METRICS)
 """What every slide has by itself: of several slides it is the mean."""
+
+EXTENT: Final = {"log_loss": math.inf, "brier": 2.0, "deletion_gain": 2.0, "insertion_gain": 2.0}
+"""How far apart two values of a metric can be, where it is no share: of a share it is 1."""
 
 _attention, _faithfulness = attrgetter(*ATTENTION_METRICS), attrgetter(*FAITHFULNESS_METRICS)
 _thresholded = attrgetter(*THRESHOLD_METRICS)

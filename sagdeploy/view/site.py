@@ -118,17 +118,19 @@ class Site:
             return None
         return _json([_map(attention) for attention in result.attention()])
 
-    def _top_tile(self, exhibit: Exhibit, model: int, scale: int, rank: int) -> Answer | None:
+    def _top_tile(
+        self, exhibit: Exhibit, model: int, magnification: int, rank: int
+    ) -> Answer | None:
         result = _done(exhibit, model)
-        levels = (result.record.attention or ()) if result else ()
-        if scale >= len(levels) or rank >= len(levels[scale].top_tiles):
+        attention = (result.record.attention or ()) if result else ()
+        if magnification >= len(attention) or rank >= len(attention[magnification].top_tiles):
             return None
-        level = levels[scale]
-        size_px = fitted(level.tile_size_px, TOP_TILE_PX)
+        facts = attention[magnification]
+        size_px = fitted(facts.tile_size_px, TOP_TILE_PX)
         with self._lent(exhibit) as slide:
             if slide is None:
                 return _jpeg(_blank())
-            return _jpeg(slide.read(level.top_tiles[rank].xy_l0, level.tile_size_l0, size_px))
+            return _jpeg(slide.read(facts.top_tiles[rank].xy_l0, facts.tile_size_l0, size_px))
 
     def _report(self, exhibit: Exhibit, model: int) -> Answer | None:
         result = _done(exhibit, model)
@@ -186,8 +188,8 @@ def _finding(result: Result) -> dict[str, Any]:
         "label": found.label if found else "",
         "probabilities": found.probabilities if found else {},
         "calibrated": bool(found and found.calibrated),
-        "on_tissue": [level.on_tissue for level in record.attention or ()],
-        "top_tiles": [len(level.top_tiles) for level in record.attention or ()],
+        "on_tissue": [each.on_tissue for each in record.attention or ()],
+        "top_tiles": [len(each.top_tiles) for each in record.attention or ()],
     }
 
 

@@ -33,7 +33,9 @@ def make_header(plan: TilePlan = DENSE, features: int = 6) -> BagHeader:
     )
 
 
-def make_level(seed: int, tiles: int = 5, features: int = 6, mpp: float = 0.5) -> Magnification:
+def make_magnification(
+    seed: int, tiles: int = 5, features: int = 6, mpp: float = 0.5
+) -> Magnification:
     rng = np.random.default_rng(seed)
     return Magnification(
         tiles=Tiles(
@@ -46,10 +48,10 @@ def make_level(seed: int, tiles: int = 5, features: int = 6, mpp: float = 0.5) -
 
 
 def make_bag(plan: TilePlan = DENSE) -> Bag:
-    levels = tuple(
-        make_level(index, tiles=5 + index, mpp=mpp) for index, mpp in enumerate(plan.mpp)
+    magnifications = tuple(
+        make_magnification(index, tiles=5 + index, mpp=mpp) for index, mpp in enumerate(plan.mpp)
     )
-    return Bag(make_header(plan), levels)
+    return Bag(make_header(plan), magnifications)
 
 
 def assert_same(left: Bag, right: Bag) -> None:
@@ -78,13 +80,13 @@ def test_a_bag_survives_writing(
     features: int,
     looked: tuple[bool, bool],
 ) -> None:
-    level = make_level(seed, tiles, features)
-    level = replace(
-        level,
-        tissue_coverage=level.tissue_coverage if looked[0] else None,
-        heuristic_coverage=level.heuristic_coverage if looked[1] else None,
+    magnification = make_magnification(seed, tiles, features)
+    magnification = replace(
+        magnification,
+        tissue_coverage=magnification.tissue_coverage if looked[0] else None,
+        heuristic_coverage=magnification.heuristic_coverage if looked[1] else None,
     )
-    bag = Bag(make_header(features=features), (level,))
+    bag = Bag(make_header(features=features), (magnification,))
     path = tmp_path_factory.mktemp("bag") / "a.h5"
     write_bag(path, bag)
     assert_same(read_bag(path), bag)
@@ -139,19 +141,19 @@ def test_trident_users_read_ours_with_h5py_alone(tmp_path: Path) -> None:
 
 
 def test_guidance_sums_to_one_and_is_zero_where_nobody_looked() -> None:
-    level = make_level(0)
-    assert level.tissue_guidance.sum() == pytest.approx(1)
-    assert level.heuristic_guidance.tolist() == [1, 0, 0, 0, 0]
-    assert replace(level, heuristic_coverage=None).heuristic_guidance.tolist() == [0] * 5
+    magnification = make_magnification(0)
+    assert magnification.tissue_guidance.sum() == pytest.approx(1)
+    assert magnification.heuristic_guidance.tolist() == [1, 0, 0, 0, 0]
+    assert replace(magnification, heuristic_coverage=None).heuristic_guidance.tolist() == [0] * 5
 
 
 def test_new_guidance_leaves_the_rest_alone() -> None:
     bag = make_bag()
     guided = with_guidance(bag, heuristic=[np.full(5, 0.5)])
-    level, before = guided.magnifications[0], bag.magnifications[0]
-    assert level.heuristic_guidance.tolist() == pytest.approx([0.2] * 5)
-    assert level.tissue_coverage is before.tissue_coverage
-    assert level.features is before.features
+    magnification, before = guided.magnifications[0], bag.magnifications[0]
+    assert magnification.heuristic_guidance.tolist() == pytest.approx([0.2] * 5)
+    assert magnification.tissue_coverage is before.tissue_coverage
+    assert magnification.features is before.features
 
 
 def test_guidance_of_other_tiles_is_refused() -> None:
@@ -172,12 +174,12 @@ def test_guidance_of_other_tiles_is_refused() -> None:
 )
 def test_parts_that_do_not_fit_are_refused(change: dict[str, Any], reason: str) -> None:
     with pytest.raises(BagError, match=reason):
-        Bag(make_header(), (replace(make_level(0), **change),))
+        Bag(make_header(), (replace(make_magnification(0), **change),))
 
 
 def test_a_plan_of_two_magnifications_needs_two() -> None:
     with pytest.raises(BagError, match="1 magnifications, its plan has 2"):
-        Bag(make_header(GRID), (make_level(0),))
+        Bag(make_header(GRID), (make_magnification(0),))
 
 
 def spoil(path: Path, how: str) -> None:

@@ -53,11 +53,11 @@ def test_features_are_read_and_the_rest_stays_unknown(tmp_path: Path, origin: st
     path = tmp_path / "tumor_001.h5"
     write(path)
     bag = load_bag(path)
-    (level,) = bag.magnifications
-    assert level.features.dtype == np.float32
-    np.testing.assert_allclose(level.features, FEATURES, atol=2e-3)
-    assert level.tiles is None
-    assert not level.tissue_guidance.any()
+    (magnification,) = bag.magnifications
+    assert magnification.features.dtype == np.float32
+    np.testing.assert_allclose(magnification.features, FEATURES, atol=2e-3)
+    assert magnification.tiles is None
+    assert not magnification.tissue_guidance.any()
     header = bag.header
     assert load_header(path) == header
     assert (header.slide_id, header.origin) == ("tumor_001", origin)

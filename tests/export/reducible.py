@@ -81,6 +81,6 @@ def smooth_tiles(count: int, seed: int = 0) -> NDArray[np.uint8]:
     steps = rng.integers(1, 5, (2, count, 1, 1, 3))
     x = np.sin(steps[0] * at[None, None, :, None] + phases[0])
     y = np.sin(steps[1] * at[None, :, None, None] + phases[1])
-    level, depth = rng.uniform(60, 190, (count, 1, 1, 3)), rng.uniform(10, 60, (count, 1, 1, 3))
-    pixels: NDArray[np.uint8] = np.clip(level + depth * x * y, 0, 255).astype(np.uint8)
+    colour, depth = rng.uniform(60, 190, (count, 1, 1, 3)), rng.uniform(10, 60, (count, 1, 1, 3))
+    pixels: NDArray[np.uint8] = np.clip(colour + depth * x * y, 0, 255).astype(np.uint8)
     return pixels

@@ -34,10 +34,10 @@ FINE = Margin(
     probability_difference=0.01,
     auc_difference=None,
 )
-levels = arrays(np.float32, 12, elements=st.integers(0, 5).map(float))
+tied = arrays(np.float32, 12, elements=st.integers(0, 5).map(float))
 
 
-@given(levels, levels)
+@given(tied, tied)
 def test_rank_correlation_is_spearmans(one: np.ndarray, other: np.ndarray) -> None:
     found = rank_correlation(one, other)
     if np.ptp(one) and np.ptp(other):

@@ -18,7 +18,7 @@ SHIFTS = torch.tensor([-50.0, 3.0, 0.0, 7.5])
 
 def large_bags() -> list[tuple[torch.Tensor, ...]]:
     """The same bags with features of very different sizes."""
-    return [tuple(level * SCALES + SHIFTS for level in bag) for bag in BAGS]
+    return [tuple(each * SCALES + SHIFTS for each in bag) for bag in BAGS]
 
 
 def fitted(model: torch.nn.Module) -> Standardised:
@@ -27,9 +27,9 @@ def fitted(model: torch.nn.Module) -> Standardised:
     return scaled.eval()
 
 
-def logits_of(model: torch.nn.Module, level: torch.Tensor) -> torch.Tensor:
+def logits_of(model: torch.nn.Module, features: torch.Tensor) -> torch.Tensor:
     with torch.no_grad():
-        output = model([level[None]], [torch.ones(1, len(level), dtype=torch.bool)])
+        output = model([features[None]], [torch.ones(1, len(features), dtype=torch.bool)])
     assert isinstance(output, ModelOutput)
     return output.logits
 
@@ -43,7 +43,7 @@ class Echo(torch.nn.Module):
 
 def test_the_model_sees_mean_0_and_deviation_1() -> None:
     model = fitted(Echo())
-    seen = torch.cat([logits_of(model, level) for (level,) in large_bags()])
+    seen = torch.cat([logits_of(model, features) for (features,) in large_bags()])
     assert torch.allclose(seen.mean(dim=0), torch.zeros(4), atol=1e-5)
     assert torch.allclose(seen.std(dim=0, correction=0), torch.ones(4), atol=1e-5)
 
@@ -60,8 +60,8 @@ def test_the_scale_of_the_features_changes_no_diagnosis() -> None:
     inner = Abmil(features=4, classes=2)
     plain, large = Standardised(inner, features=4), fitted(inner)
     plain.fit(lambda: BAGS)
-    for (level,), (big,) in zip(BAGS, large_bags(), strict=True):
-        assert torch.allclose(logits_of(plain, level), logits_of(large, big), atol=1e-5)
+    for (small,), (big,) in zip(BAGS, large_bags(), strict=True):
+        assert torch.allclose(logits_of(plain, small), logits_of(large, big), atol=1e-5)
 
 
 def test_mean_and_deviation_are_saved_with_the_weights() -> None:

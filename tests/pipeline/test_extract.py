@@ -61,15 +61,15 @@ def test_a_bag_says_where_it_comes_from(
 ) -> None:
     outcome = extract_slide(tmp_path, extraction, ExtractTask(row)).outcome
     bag = read_bag(tmp_path / "slide.h5")
-    (level,) = bag.magnifications
-    assert outcome.message == f"{len(level)} tiles"
+    (magnification,) = bag.magnifications
+    assert outcome.message == f"{len(magnification)} tiles"
     assert bag.header.plan == PLAN
     assert bag.header.extractor == extraction.card
     assert bag.header.mpp == pytest.approx(0.5)
     assert bag.header.mpp_source == "metadata"
-    assert level.tissue_coverage is not None
-    assert level.tissue_coverage.min() >= PLAN.min_tissue
-    assert not level.heuristic_guidance.any()
+    assert magnification.tissue_coverage is not None
+    assert magnification.tissue_coverage.min() >= PLAN.min_tissue
+    assert not magnification.heuristic_guidance.any()
 
 
 def test_the_same_slide_gives_the_same_bytes(
@@ -189,12 +189,12 @@ def test_tissue_is_looked_for_at_the_cohorts_scale(tmp_path: Path, extraction: E
     path = tmp_path / "large.tiff"
     paint_slide(path, SlideSpec(seed=3, size_l0=(4100, 3000), grade=1.0))
     extract_slide(tmp_path, extraction, ExtractTask(slide_of(path, mpp=0.7)))
-    (level,) = read_bag(tmp_path / "slide.h5").magnifications
-    assert level.tiles is not None
+    (magnification,) = read_bag(tmp_path / "slide.h5").magnifications
+    assert magnification.tiles is not None
     with open_slide(path) as slide:
-        expected = find_tissue(slide, 0.7).coverage(level.tiles)
-        own = find_tissue(slide, 0.5).coverage(level.tiles)
-    np.testing.assert_array_equal(level.tissue_coverage, expected)
+        expected = find_tissue(slide, 0.7).coverage(magnification.tiles)
+        own = find_tissue(slide, 0.5).coverage(magnification.tiles)
+    np.testing.assert_array_equal(magnification.tissue_coverage, expected)
     assert not np.array_equal(expected, own)
 
 

@@ -27,7 +27,7 @@ SIZE_L0 = (1296, 960)  # wider than high
 PLAN = TilePlan(kind="grid", mpp=(1.0, 2.0), grid=(6, 3))
 
 
-def make_level(side: int, tile_l0: tuple[int, int], mpp: float) -> Magnification:
+def make_magnification(side: int, tile_l0: tuple[int, int], mpp: float) -> Magnification:
     """side x side tiles over the whole slide, row by row."""
     width, height = tile_l0
     x, y = np.meshgrid(np.arange(side) * width, np.arange(side) * height)
@@ -46,7 +46,9 @@ def make_bag(slide_id: str = "s1") -> Bag:
         extractor=ExtractorCard(name="stain_texture", features=4, weights="none", sha256="a" * 64),
         slide_sha256="b" * 64,
     )
-    return Bag(header, (make_level(6, (216, 160), 1.0), make_level(3, (432, 320), 2.0)))
+    return Bag(
+        header, (make_magnification(6, (216, 160), 1.0), make_magnification(3, (432, 320), 2.0))
+    )
 
 
 @pytest.fixture(scope="module")
@@ -111,13 +113,13 @@ def test_tissue_is_looked_for_at_the_scale_of_the_bag(tmp_path: Path, row: Cohor
     header = bag.header.model_copy(update={"mpp": 2.0, "mpp_source": "cohort"})
     write_bag(tmp_path / "s1.h5", Bag(header, bag.magnifications))
     guided(tmp_path, row, tissue=True, heuristic=None)
-    level = read_bag(tmp_path / "s1.h5").magnifications[0]
-    assert level.tiles is not None
-    assert level.tissue_coverage is not None
+    magnification = read_bag(tmp_path / "s1.h5").magnifications[0]
+    assert magnification.tiles is not None
+    assert magnification.tissue_coverage is not None
     with open_slide(row.located()) as slide:
-        expected = find_tissue(slide, 2.0).coverage(level.tiles)
-        other = find_tissue(slide, 0.5).coverage(level.tiles)
-    np.testing.assert_allclose(level.tissue_coverage, expected, atol=1e-6)
+        expected = find_tissue(slide, 2.0).coverage(magnification.tiles)
+        other = find_tissue(slide, 0.5).coverage(magnification.tiles)
+    np.testing.assert_allclose(magnification.tissue_coverage, expected, atol=1e-6)
     assert not np.allclose(expected, other, atol=1e-3)
 
 
@@ -129,14 +131,14 @@ def test_tissue_and_annotations_reach_the_bag(
     assert (outcome.slide_id, outcome.status, outcome.exit_code) == ("s1", "done", 0)
     bag = read_bag(tmp_path / "s1.h5")
     lesion = outlined([painted.lesion_l0])
-    for level in bag.magnifications:
-        assert level.tiles is not None
-        width, height = level.tiles.size_l0
-        coverage = level.heuristic_coverage
+    for magnification in bag.magnifications:
+        assert magnification.tiles is not None
+        width, height = magnification.tiles.size_l0
+        coverage = magnification.heuristic_coverage
         assert coverage is not None
         assert coverage.sum() * width * height == pytest.approx(lesion.area, rel=1e-4)
-        assert (level.tissue_guidance[coverage > 0.5] > 0).all()
-        assert level.tissue_guidance.sum() == pytest.approx(1, abs=1e-6)
+        assert (magnification.tissue_guidance[coverage > 0.5] > 0).all()
+        assert magnification.tissue_guidance.sum() == pytest.approx(1, abs=1e-6)
     np.testing.assert_array_equal(
         bag.magnifications[0].features, make_bag().magnifications[0].features
     )
@@ -147,9 +149,9 @@ def test_cells_reach_the_bag(tmp_path: Path, row: CohortSlide) -> None:
     (outcome,) = guided(tmp_path, row, heuristic="cells")
     assert outcome.status == "done"
     assert outcome.message.startswith("HG on ")
-    level = read_bag(tmp_path / "s1.h5").magnifications[0]
-    assert level.heuristic_guidance.sum() == pytest.approx(1)
-    assert level.tissue_coverage is None
+    magnification = read_bag(tmp_path / "s1.h5").magnifications[0]
+    assert magnification.heuristic_guidance.sum() == pytest.approx(1)
+    assert magnification.tissue_coverage is None
 
 
 def hulls_of(bags: Path) -> MultiPolygon:
@@ -174,8 +176,8 @@ def test_a_detection_map_reaches_the_bag(tmp_path: Path, row: CohortSlide) -> No
     cells[20:30:2, 600:640:4] = 255
     Image.fromarray(cells).save(tmp_path / "map.png")
     guided(tmp_path, replace(row, cells_path=tmp_path / "map.png"), heuristic="cells")
-    level = read_bag(tmp_path / "s1.h5").magnifications[0]
-    assert np.flatnonzero(level.heuristic_guidance).tolist() == [5]
+    magnification = read_bag(tmp_path / "s1.h5").magnifications[0]
+    assert np.flatnonzero(magnification.heuristic_guidance).tolist() == [5]
     assert hulls_of(tmp_path).bounds == (1201, 41, 1273, 57)
 
 
@@ -210,13 +212,13 @@ def test_trident_s_features_are_guided_and_stay_trident_s(
     (outcome,) = guided(tmp_path, row, tissue=True, heuristic="annotations")
     assert outcome.status == "done"
     bag = read_bag(tmp_path / "s1.h5")
-    (level,) = bag.magnifications
+    (magnification,) = bag.magnifications
     assert bag.header.origin == "TRIDENT, 256 px at 20x, overlap 0"
     assert (bag.header.mpp, bag.header.mpp_source) == (0.5, "metadata")
     boxes = [box(x, y, x + 512, y + 512) for x in (0, 512) for y in (0, 512)]
     covered = outlined([painted.lesion_l0]).intersection(MultiPolygon(boxes)).area
-    assert level.heuristic_coverage is not None
-    assert level.heuristic_coverage.sum() * 512**2 == pytest.approx(covered)
+    assert magnification.heuristic_coverage is not None
+    assert magnification.heuristic_coverage.sum() * 512**2 == pytest.approx(covered)
     with h5py.File(tmp_path / "s1.h5") as file:
         assert file["coords"].attrs["patch_size_level0"] == 512
         assert file["features"].attrs["encoder"] == "uni_v1"
@@ -244,8 +246,8 @@ def test_a_label_mask_reaches_the_bag(
         replace(row, annotation_path=tmp_path / "mask.png"),
         heuristic=heuristic,
     )
-    level = read_bag(tmp_path / "s1.h5").magnifications[0]
-    assert np.flatnonzero(level.heuristic_guidance).tolist() == [5]
+    magnification = read_bag(tmp_path / "s1.h5").magnifications[0]
+    assert np.flatnonzero(magnification.heuristic_guidance).tolist() == [5]
 
 
 @pytest.mark.parametrize("heuristic", ["annotations", "cells"])

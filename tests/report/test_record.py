@@ -6,6 +6,7 @@ from typing import Any
 import jsonschema
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from sagdeploy.files import canonical_json
@@ -107,6 +108,26 @@ def test_top_tiles_start_with_the_hottest(prediction: Prediction) -> None:
     assert top[0].xy_l0 == (300, 100)
     assert top[0].percentile == 100
     assert [tile.attention for tile in top] == sorted((t.attention for t in top), reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("attention", "shown"),
+    [
+        (np.array([0.5, 0.3, *[0.2 / 58] * 58], np.float32), 2),
+        (np.linspace(1.5, 0.5, 60, dtype=np.float32) / 60, 10),
+        (np.full(60, 1 / 60, np.float32), 1),  # in float32 it is above a sixtieth
+    ],
+)
+def test_tiles_with_no_more_than_an_even_share_are_no_top_tiles(
+    make_prediction: Callable[..., Prediction], attention: NDArray[np.float32], shown: int
+) -> None:
+    base = make_prediction()
+    diagnosis = Diagnosis(base.diagnosis.probabilities, base.diagnosis.logits, (attention,))
+    record = record_of(make_prediction(diagnosis=diagnosis), {})
+    assert record.attention is not None
+    assert [tile.attention for tile in record.attention[0].top_tiles] == pytest.approx(
+        attention[:shown].tolist()
+    )
 
 
 def test_half_of_the_attention_is_counted_in_whole_tiles(

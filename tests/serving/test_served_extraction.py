@@ -62,9 +62,9 @@ def test_the_command_writes_what_the_extractor_in_process_writes(
     ours = read_bag(tmp_path / "served" / "one.h5")
     theirs = in_process(table, repository, manifest, tmp_path / "local")
     assert ours.header == theirs.header
-    (our_level,), (their_level,) = ours.magnifications, theirs.magnifications
-    assert len(our_level.features) > 256
-    np.testing.assert_allclose(our_level.features, their_level.features, atol=1e-5)
+    (our,), (their,) = ours.magnifications, theirs.magnifications
+    assert len(our.features) > 256
+    np.testing.assert_allclose(our.features, their.features, atol=1e-5)
 
 
 def test_the_card_is_that_of_the_models_manifest(

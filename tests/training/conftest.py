@@ -44,11 +44,13 @@ def toy_bag(
         extractor=card,
         slide_sha256=f"{seed:064x}",
     )
-    levels = [_level(rng, label, tiles + 2 * s, value, signal) for s, value in enumerate(mpp)]
-    return Bag(header, tuple(levels))
+    magnifications = [
+        _magnification(rng, label, tiles + 2 * s, value, signal) for s, value in enumerate(mpp)
+    ]
+    return Bag(header, tuple(magnifications))
 
 
-def _level(
+def _magnification(
     rng: np.random.Generator, label: int, tiles: int, mpp: float, signal: float
 ) -> Magnification:
     features = rng.normal(size=(tiles, FEATURES)).astype(np.float32)

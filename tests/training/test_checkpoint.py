@@ -14,8 +14,8 @@ from sagdeploy.manifest import ExtractorCard
 from sagdeploy.models.registry import build_model
 from sagdeploy.slides.tiling import TilePlan
 from sagdeploy.training.checkpoint import (
-    RunRecord,
     SeedResult,
+    TrainingRecord,
     best_result,
     keep_extractor,
     load_model,
@@ -32,8 +32,8 @@ from sagdeploy.training.tensors import load_weights, read_tensors, write_tensors
 CARD = ExtractorCard(name="toy", features=6, weights="none", sha256="e" * 64)
 
 
-def record() -> RunRecord:
-    return RunRecord(
+def record() -> TrainingRecord:
+    return TrainingRecord(
         arm="abmil",
         settings=TrainSettings(),
         classes=("benign", "tumour"),

@@ -149,6 +149,16 @@ def test_only_shared_seeds_are_compared_each_with_its_own(pair: tuple[Judged, Ju
     assert found.seeds.method == "Student's t"
 
 
+def test_no_interval_goes_beyond_what_a_metric_can_differ_by() -> None:
+    right, half, wrong = np.ones(8), np.tile([1.0, -1.0], 4), -np.ones(8)
+    arms = judged(np.stack([right, half])), judged(np.stack([wrong, half]))
+    found = differences(*arms, metrics=("accuracy", "brier", "log_loss"), resamples=50)
+    ends = {name: one.seeds and (one.seeds.low, one.seeds.high) for name, one in found.items()}
+    assert ends["accuracy"] == (-1, 1)  # by t of two seeds 0.5 -+ 6.35
+    assert ends["brier"] == (-2, 2)
+    assert ends["log_loss"] == pytest.approx((-0.5 - 6.353, -0.5 + 6.353), abs=1e-3)
+
+
 def test_arms_without_a_seed_in_common_have_no_difference(pair: tuple[Judged, Judged]) -> None:
     first, second = pair
     alone: Judged = {key: slides for key, slides in second.items() if key == (7, None)}

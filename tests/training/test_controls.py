@@ -27,9 +27,9 @@ def bags(make_toy: MakeToy) -> Bags:
     for index, slide in enumerate(cohort.slides):
         path = folder / f"{slide.slide_id}.h5"
         bag = read_bag(path)
-        (level,) = bag.magnifications
-        assert level.heuristic_coverage is not None
-        own = level.heuristic_coverage * (1 - index / 30)
+        (magnification,) = bag.magnifications
+        assert magnification.heuristic_coverage is not None
+        own = magnification.heuristic_coverage * (1 - index / 30)
         own[3] = index / 40 if own.any() else 0.0
         write_bag(path, with_guidance(bag, heuristic=[own]))
     return open_bags(cohort.slides, folder, classes=cohort.classes)

@@ -20,13 +20,13 @@ def test_a_bag_carries_its_slide_label_and_guidance_together(toy: Toy) -> None:
     cohort, folder = toy
     bags = open_bags(cohort.slides, folder, classes=cohort.classes)
     for slide, bag in zip(sorted(cohort.slides, key=lambda s: s.slide_id), bags, strict=True):
-        (level,) = read_bag(folder / f"{slide.slide_id}.h5").magnifications
+        (written,) = read_bag(folder / f"{slide.slide_id}.h5").magnifications
         assert bag.slide_id == slide.slide_id
         assert cohort.classes[bag.label] == slide.label
-        assert torch.equal(bag.features[0], torch.from_numpy(level.features))
-        assert torch.equal(bag.heuristic_guidance[0], torch.from_numpy(level.heuristic_guidance))
-        assert torch.equal(bag.tissue_guidance[0], torch.from_numpy(level.tissue_guidance))
-        assert np.array_equal(bag.tissue_coverage[0], level.tissue_coverage)  # type: ignore[arg-type]
+        assert torch.equal(bag.features[0], torch.from_numpy(written.features))
+        assert torch.equal(bag.heuristic_guidance[0], torch.from_numpy(written.heuristic_guidance))
+        assert torch.equal(bag.tissue_guidance[0], torch.from_numpy(written.tissue_guidance))
+        assert np.array_equal(bag.tissue_coverage[0], written.tissue_coverage)  # type: ignore[arg-type]
 
 
 def test_the_order_of_the_cohort_changes_nothing(toy: Toy) -> None:
@@ -84,12 +84,12 @@ def test_bags_of_two_kinds_are_refused(
     odd = cohort.slides[2].slide_id
     path = folder / f"{odd}.h5"
     bag = read_bag(path)
-    level = bag.magnifications[0]
+    magnification = bag.magnifications[0]
     card = bag.header.extractor.model_copy(update=change)
     assert bag.header.plan is not None
     plan = bag.header.plan if change else replace(bag.header.plan, grid=(9,))
     header = bag.header.model_copy(update={"extractor": card, "plan": plan})
-    cut = replace(level, features=level.features[:, : card.features].copy())
+    cut = replace(magnification, features=magnification.features[:, : card.features].copy())
     write_bag(path, replace(bag, header=header, magnifications=(cut,)))
     with pytest.raises(BagError, match=f"more than one {what}"):
         open_bags(cohort.slides, folder, classes=cohort.classes)

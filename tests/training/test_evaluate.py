@@ -92,7 +92,7 @@ def test_masks_never_reach_the_model(toy: Toy, run: Path, make_toy: MakeToy) -> 
     for slide in cohort.of_split("test"):
         path = bags / f"{slide.slide_id}.h5"
         bag = read_bag(path)
-        noise = [rng.random(len(level)) for level in bag.magnifications]
+        noise = [rng.random(len(each)) for each in bag.magnifications]
         write_bag(path, with_guidance(bag, tissue=noise, heuristic=noise[::-1]))
     evaluate_run(run, cohort, bags, resamples=50)
     noisy = predictions(run)
@@ -182,7 +182,7 @@ def test_attention_of_each_magnification_sums_to_one(make_toy: MakeToy, tmp_path
     record, (result,) = read_run(tmp_path / "run"), read_results(tmp_path / "run")
     opened = open_bags(cohort.slides, bags, classes=cohort.classes)
     for prediction in predict_bags(load_model(tmp_path / "run", record, result), opened):
-        assert [level.sum() for level in prediction.attention] == pytest.approx([1, 1])
+        assert [attention.sum() for attention in prediction.attention] == pytest.approx([1, 1])
 
 
 def test_seeds_are_averaged_by_slide(toy: Toy, run: Path) -> None:

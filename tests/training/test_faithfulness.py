@@ -23,32 +23,32 @@ class Looker(nn.Module):
     def forward(self, features: Sequence[Tensor], is_tile: Sequence[Tensor]) -> ModelOutput:
         self.seen.append(int(is_tile[0].sum()))
         evidence = sum(
-            level[..., 0].masked_fill(~real, 0.0).amax(dim=1)
-            for level, real in zip(features, is_tile, strict=True)
+            each[..., 0].masked_fill(~real, 0.0).amax(dim=1)
+            for each, real in zip(features, is_tile, strict=True)
         )
         assert isinstance(evidence, Tensor)
         attention = tuple(
-            masked_softmax(level[..., self.looks_at], real)[:, None, None]
-            for level, real in zip(features, is_tile, strict=True)
+            masked_softmax(each[..., self.looks_at], real)[:, None, None]
+            for each, real in zip(features, is_tile, strict=True)
         )
         return ModelOutput(torch.stack([torch.ones_like(evidence), evidence], dim=1), attention)
 
 
 def bag(slide_id: str = "s1", *, sizes: Sequence[int] = (200,)) -> LabelledBag:
     """Four tiles a magnification show the diagnosis in feature 0; others draw in feature 1."""
-    levels = []
+    shown = []
     for tiles in sizes:
         features = torch.zeros(tiles, 3)
         features[[3, 50, 51, 120], 0] = torch.tensor([5.0, 4.0, 4.0, 4.0])
         features[20:40, 1] = 5.0
-        levels.append(features)
+        shown.append(features)
     nothing = tuple(torch.zeros(tiles) for tiles in sizes)
     return LabelledBag(
         slide_id=slide_id,
         patient_id="p",
         label=1,
         tiles=(None,) * len(sizes),
-        features=tuple(levels),
+        features=tuple(shown),
         heuristic_guidance=nothing,
         tissue_guidance=nothing,
         heuristic_coverage=(None,) * len(sizes),

@@ -160,8 +160,8 @@ def test_golden_attention(golden: Golden) -> None:
         check(attention[0], golden.arrays, "attention")
     for name in golden.arrays:
         if found := re.fullmatch(r"MA_s(\d+)_l(\d+)", name):
-            scale, layer = int(found[1]), int(found[2])
-            check(attention[scale][:, layer], golden.arrays, name)
+            magnification, layer = int(found[1]), int(found[2])
+            check(attention[magnification][:, layer], golden.arrays, name)
 
 
 def test_golden_attention_of_each_query(golden: Golden) -> None:
@@ -183,8 +183,8 @@ def maps_of(golden: Golden) -> Iterator[tuple[str, SelfAttention, Tensor]]:
     for handle in handles:
         handle.remove()
     names = [
-        f"attn_s{scale}_l{index}"
-        for scale in range(len(golden.features))
+        f"attn_s{magnification}_l{index}"
+        for magnification in range(len(golden.features))
         for index in range(count_of(r"MA_s0_l\d+", golden.arrays))
     ]
     seen = dict(zip(names, inputs, strict=False))

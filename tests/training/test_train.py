@@ -274,7 +274,7 @@ def test_slides_without_guidance_do_not_break_the_loss(
     for slide in cohort.slides:
         path = folder / f"{slide.slide_id}.h5"
         bag = read_bag(path)
-        bare = [np.zeros(len(level)) for level in bag.magnifications]
+        bare = [np.zeros(len(each)) for each in bag.magnifications]
         write_bag(path, with_guidance(bag, tissue=bare, heuristic=bare))
     bags = open_bags(cohort.slides, folder, classes=cohort.classes)
     task = replace(make_task(guidance={"terms": ("hg", "tg")}), train=bags, validation=bags)
