@@ -53,11 +53,10 @@ def _serve(pipe: Connection, extractor: str, slide: Path, threads: int) -> None:
 
     torch.set_num_threads(threads)
     network = build_extractor(extractor, seed=0).eval()
-    handle = openslide.OpenSlide(slide)
     pipe.send("ready")
     while (request := pipe.recv()) is not None:
         corners, size_l0, size_px = request
-        with torch.inference_mode():
+        with openslide.OpenSlide(slide) as handle, torch.inference_mode():  # nothing decoded yet
             for start in range(0, len(corners), BATCH):
                 regions = (
                     handle.read_region((x, y), 0, size_l0).convert("RGB")

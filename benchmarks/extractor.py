@@ -12,7 +12,6 @@ share a thread, each in a session of one thread, as the tile stream has it.
 
 import argparse
 import json
-import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -142,7 +141,7 @@ def _features(graph: Graph, tiles: Tiles) -> NDArray[np.float32]:
 
 def _round(timed: dict[str, Work]) -> Round:
     took: Round = {}
-    with watched(os.getpid()) as usage:
+    with watched() as usage:
         for way, work in timed.items():
             begun, begun_cpu = time.perf_counter(), time.thread_time()
             work()

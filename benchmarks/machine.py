@@ -41,20 +41,20 @@ class Usage:
 
     seconds: float = 0.0
     cpu_s: float = 0.0
-    """Of this process and the group."""
+    """Of this process and all that it started."""
 
     others: float = 0.0
     """Share of the machine that all other programs took."""
 
 
 @contextmanager
-def watched(leader: int) -> Iterator[Usage]:
-    """A block, and what it takes in this process and the group of `leader`."""
+def watched() -> Iterator[Usage]:
+    """A block, and what it takes in this process and all that it started, decoders among them."""
     usage = Usage()
-    busy, ours, begun = _busy_s(), _ours_s(leader), time.perf_counter()
+    busy, ours, begun = _busy_s(), _ours_s(), time.perf_counter()
     yield usage
     usage.seconds = time.perf_counter() - begun
-    usage.cpu_s = _ours_s(leader) - ours
+    usage.cpu_s = _ours_s() - ours
     others_s = max(0.0, _busy_s() - busy - usage.cpu_s)
     usage.others = others_s / usage.seconds / (os.cpu_count() or 1)
 
@@ -67,9 +67,9 @@ def _busy_s() -> float:
     return (user + nice + system + irq + soft + steal) / os.sysconf("SC_CLK_TCK")
 
 
-def _ours_s(leader: int) -> float:
-    """CPU seconds of this process and the group so far."""
-    times = (map(int, _stat(pid)[11:13]) for pid in (os.getpid(), *group(leader)))
+def _ours_s() -> float:
+    """CPU seconds so far of this process and those it started, also of those that have ended."""
+    times = (map(int, _stat(pid)[11:15]) for pid in tree(os.getpid()))
     return sum(map(sum, times)) / os.sysconf("SC_CLK_TCK")
 
 

@@ -41,8 +41,6 @@ from tests.slides.tiled import jpeg_2000 as encode_jpeg_2000
 PAINTED_PX = 2400
 THREADS = (1, 2)
 WAYS = ("OpenSlide", "direct", "limit")
-NOBODY = -1
-"""A process group without members: all that counts is this process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +161,7 @@ def measure(cases: Sequence[Case]) -> Round:
         batches = case.batches()
         for threads in THREADS:
             for way in WAYS:
-                with READERS[way](case) as read, watched(NOBODY) as used[case.name, threads, way]:
+                with READERS[way](case) as read, watched() as used[case.name, threads, way]:
                     read(batches, threads)
     return used
 

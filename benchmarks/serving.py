@@ -143,7 +143,7 @@ def measure_rounds(repository: Path, server: TritonServer, tiles: int, rounds: i
             for way in WAYS:
                 with engines(way, repository, server, clients) as asked:
                     diagnose(asked, manifest, 64)
-                    with watched(server.pid) as used[way, clients]:
+                    with watched() as used[way, clients]:
                         diagnose(asked, manifest, tiles // clients)
         measured.append(used)
     return measured[1:]

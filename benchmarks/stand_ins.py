@@ -45,12 +45,14 @@ def nothing(batch: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def device(tiles_per_s: float) -> Infer:
-    """Something that computes elsewhere, one batch at a time."""
-    lock = threading.Lock()
+    """Something that computes elsewhere: the batches that it was sent, one after the other."""
+    lock, free = threading.Lock(), 0.0
 
     def infer(batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+        nonlocal free
         with lock:
-            time.sleep(len(batch) / tiles_per_s)
+            free = done = max(free, time.perf_counter()) + len(batch) / tiles_per_s
+        time.sleep(max(0.0, done - time.perf_counter()))
         return nothing(batch)
 
     return infer

@@ -10,9 +10,10 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from itertools import chain
 from queue import SimpleQueue
-from threading import Semaphore
+from threading import Lock
 from typing import Protocol
 
 import numpy as np
@@ -27,9 +28,16 @@ from sagdeploy.slides.tiling import Tiles
 BATCH_BYTES = 32 << 20
 """Largest batch, for crops of thousands of pixels; half of Triton's default limit."""
 
-STRIPE_L0 = 1 << 14
+LEAST_BATCHES = 16
+"""Of a small slide on cores, so that none of these is idle for long while the last is at work. The
+same on any number of cores: some extractors round features of larger batches otherwise."""
+
+PIECE_TILES = 8
+"""Read by one core where several read a batch: few, so that all are at work in one place."""
+
+STRIPE_L0 = 1 << 13
 """Width of what is read row by row. Two rows of tiles need the same JPEG tiles; those of a
-stripe, decoded, are 64 MB at most, which readers keep, so that each is decoded once."""
+stripe, decoded, are some of the 32 MiB that readers keep, so that each is decoded once."""
 
 Progress = Callable[[int], None]
 """Told how many more tiles are done."""
@@ -86,32 +94,38 @@ def stream_features(
 ) -> NDArray[np.float32]:
     """Features of all tiles in their order, float32 (N, E).
 
-    workers: batches in memory at once; by default one a core that reads, and two a request in
-        flight, of which one is ready to follow it
+    workers: batches in memory at once; by default one a core, or two a request in flight, of
+        which one is ready to follow it, and two that are read
     pace:    the engine's
     flow:    is told where the time went
     """
     flow = Flow() if flow is None else flow
-    spans = batches(tiles, pace.batch_tiles)
-    workers = min(workers or cores() + 2 * pace.in_flight, len(spans))
-    reading, asking = Semaphore(cores()), Semaphore(pace.in_flight or workers)
+    workers = workers or (2 + 2 * pace.in_flight if pace.in_flight else cores())
+    spans = batches(tiles, pace.batch_tiles, least=1 if pace.in_flight else LEAST_BATCHES)
+    workers = min(workers, len(spans))
     idle: SimpleQueue[NDArray[np.uint8]] = SimpleQueue()
 
     def work(span: NDArray[np.int64]) -> NDArray[np.float32]:
         buffer = idle.get()  # there are as many as workers
         try:
             batch = buffer[: len(span)]
-            with flow.reading(), reading:
-                _read(slide, tiles, span, batch)
-            with flow.inferring(), asking:
-                features = infer(batch)
+            with flow.reading():
+                read(span, batch)
+            with flow.inferring():
+                features = ask(batch)
         finally:
             idle.put(buffer)
         progress(len(span))
         return features
 
     shape = (len(spans[0]), *tiles.size_px[::-1], 3)
-    with flow.of(len(tiles)), slide.buffers(workers, shape) as buffers, _pool(workers) as pool:
+    with (
+        flow.of(len(tiles)),
+        slide.buffers(workers, shape) as buffers,
+        _reading(slide, tiles, pace.in_flight) as read,
+        _asking(infer, pace.in_flight) as ask,
+        _pool(workers) as pool,
+    ):
         for buffer in buffers:
             idle.put(buffer)
         parts = pool.map(work, spans)
@@ -157,10 +171,13 @@ def extractor_of(engine: Engine, model: str, features: int, version: int | None 
     return infer
 
 
-def batches(tiles: Tiles, most: int) -> list[NDArray[np.int64]]:
-    """Which tiles make up each batch, at most `most` of them: stripe by stripe, row by row."""
+def batches(tiles: Tiles, most: int, *, least: int = 1) -> list[NDArray[np.int64]]:
+    """Which tiles make up each batch, at most `most` of them: stripe by stripe, row by row.
+
+    least: batches, if there are as many tiles
+    """
     tile_bytes = 3 * tiles.size_px[0] * tiles.size_px[1]
-    size = max(1, min(most, BATCH_BYTES // tile_bytes))
+    size = max(1, min(most, BATCH_BYTES // tile_bytes, len(tiles) // least))
     order = np.argsort(tiles.xy_l0[:, 0] // STRIPE_L0, kind="stable")
     return [order[start : start + size] for start in range(0, len(order), size)]
 
@@ -170,9 +187,47 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+@contextmanager
+def _reading(
+    slide: TileReader, tiles: Tiles, in_flight: int
+) -> Iterator[Callable[[NDArray[np.int64], NDArray[np.uint8]], None]]:
+    """What reads a batch: the thread that asks for it, or all cores where that one has an engine.
+
+    All at work on one batch stay close to each other on the slide, and it is ready soon.
+    """
+    if not in_flight:
+        yield partial(_read, slide, tiles)
+        return
+    turn = Lock()
+    with _pool(cores()) as pool:
+
+        def read(span: NDArray[np.int64], out: NDArray[np.uint8]) -> None:
+            starts = range(0, len(span), PIECE_TILES)
+            pieces = [slice(start, start + PIECE_TILES) for start in starts]
+            with turn:  # no piece of another batch between them
+                done = pool.map(lambda some: _read(slide, tiles, span[some], out[some]), pieces)
+            list(done)
+
+        yield read
+
+
 def _read(slide: TileReader, tiles: Tiles, span: NDArray[np.int64], out: NDArray[np.uint8]) -> None:
     xy_l0 = tiles.xy_l0[span]
     slide.read_tiles(xy_l0, size_l0=tiles.size_l0, size_px=tiles.size_px, out=out)
+
+
+@contextmanager
+def _asking(infer: Infer, in_flight: int) -> Iterator[Infer]:
+    """`infer`, with so many requests under way at most; 0 for any number.
+
+    Whichever thread has an answer sends the next batch at once. Were it to wake the one that has
+    read that batch, the engine would idle until a core that reads is free for it.
+    """
+    if not in_flight:
+        yield infer
+        return
+    with _pool(in_flight) as pool:
+        yield lambda batch: pool.submit(infer, batch).result()
 
 
 @contextmanager

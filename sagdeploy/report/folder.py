@@ -28,16 +28,18 @@ TILES, PAGE = "tiles.csv", "report.html"
 
 def write_results(prediction: Prediction, slide: Slide, folder: Path) -> PredictionRecord:
     """Write a prediction's record, maps, table and report as `folder`; whatever was there goes."""
+    record = record_of(prediction, {})
     with whole_folder(folder) as partial, ThreadPoolExecutor(1) as aside:
         decoded = aside.submit(slide.thumbnail, MAX_PX)
         write_geojson(partial / REGIONS, prediction)
         write_tiles(partial / TILES, prediction)
         write_ome_tiff(partial / LAYERS, prediction)
         thumbnail = decoded.result()
-        write_bytes(partial / MAP, _attention_map(prediction, thumbnail))
-        record = record_of(prediction, _hashes(partial))
-        pictures = pictures_of(prediction, record, slide, thumbnail)
-        page = render_page(record, prediction.manifest, pictures)
+        coloured = _attention_map(prediction, thumbnail)
+        pictures = aside.submit(pictures_of, prediction, record, slide, thumbnail)
+        write_bytes(partial / MAP, encode_png(coloured))
+        record = record.model_copy(update={"artefacts": _hashes(partial)})
+        page = render_page(record, prediction.manifest, pictures.result())
         write_bytes(partial / PAGE, page.encode())
         record = record.model_copy(update={"artefacts": _hashes(partial)})
         write_json(partial / RECORD, record.model_dump(mode="json"))
@@ -77,8 +79,8 @@ def is_whole(record: PredictionRecord, folder: Path) -> bool:
         return False
 
 
-def _attention_map(prediction: Prediction, thumbnail: NDArray[np.uint8]) -> bytes:
-    """PNG of the maps of all magnifications, each with its legend, from top to bottom."""
+def _attention_map(prediction: Prediction, thumbnail: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The maps of all magnifications, each with its legend, from top to bottom."""
     manifest = prediction.manifest
     maps = [
         render_overlay(
@@ -90,7 +92,7 @@ def _attention_map(prediction: Prediction, thumbnail: NDArray[np.uint8]) -> byte
         )
         for tiles, attention in zip(prediction.tiles, prediction.diagnosis.attention, strict=True)
     ]
-    return encode_png(np.concatenate(maps))
+    return np.concatenate(maps)
 
 
 def _hashes(folder: Path, names: Iterable[str] | None = None) -> dict[str, str]:

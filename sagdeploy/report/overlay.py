@@ -47,8 +47,9 @@ def render_overlay(
     layer = shade_layer(
         (width, height), slide_size_l0=slide_size_l0, tiles=tiles, shade=shades(attention, scale)
     )
+    coloured = blend(thumbnail, layer)
     page = np.full((height + LEGEND_PX, max(width, MIN_WIDTH_PX), 3), PAPER, np.uint8)
-    page[:height, :width] = blend(thumbnail, layer)
+    page[:height, :width] = coloured
     page[height:] = _legend(page.shape[1], scale, float(attention.max()), title)
     return page
 
@@ -80,9 +81,10 @@ def shade_layer(
 
 def blend(thumbnail: NDArray[np.uint8], layer: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The thumbnail, coloured where the layer has a tile and untouched elsewhere."""
-    opacity = np.where(layer > 0, np.uint8(OPACITY), np.uint8(0))
-    pictures = (Image.fromarray(each) for each in (COLOURS[layer], thumbnail, opacity))
-    return np.asarray(Image.composite(*pictures))
+    picture = Image.fromarray(thumbnail)
+    opacity = Image.fromarray(layer).point([0, *[OPACITY] * 255])
+    picture.paste(_in_colour(layer).convert("RGB"), mask=opacity)
+    return np.asarray(picture)
 
 
 def encode_png(rgb: NDArray[np.uint8]) -> bytes:
@@ -92,9 +94,7 @@ def encode_png(rgb: NDArray[np.uint8]) -> bytes:
 
 def encode_layer(layer: NDArray[np.uint8]) -> bytes:
     """PNG of a layer of shades, in colour, transparent where there is no tile."""
-    image = Image.fromarray(layer, "P")
-    image.putpalette(COLOURS.tobytes())
-    return _png(image, transparency=0)
+    return _png(_in_colour(layer), transparency=0)
 
 
 def encode_jpeg(rgb: NDArray[np.uint8], *, quality: int) -> bytes:
@@ -114,6 +114,12 @@ def fitted(size_px: tuple[int, int], longest_px: int) -> tuple[int, int]:
     shrink = max(1.0, max(size_px) / longest_px)
     width, height = (max(1, round(side / shrink)) for side in size_px)
     return width, height
+
+
+def _in_colour(layer: NDArray[np.uint8]) -> Image.Image:
+    image = Image.fromarray(layer, "P")
+    image.putpalette(COLOURS.tobytes())
+    return image
 
 
 def _png(image: Image.Image, **options: int) -> bytes:

@@ -10,12 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from sagdeploy.errors import EngineError, ModelError, SlideError
 from sagdeploy.pipeline import stream
 from sagdeploy.pipeline.flow import Flow
 from sagdeploy.pipeline.stream import (
+    PIECE_TILES,
     STRIPE_L0,
     TileReader,
     all_tiles,
@@ -83,11 +86,9 @@ class Plain(TileReader):
 def test_features_keep_the_order_of_the_tiles(
     painted: Path, opener: Callable[[Path], Slide], workers: int | None, in_flight: int
 ) -> None:
-    wanted = tiles(70)
+    wanted, pace = tiles(70), Pace(2 * PIECE_TILES + 3, in_flight)
     with opener(painted) as slide:
-        features = stream_features(
-            slide, wanted, mean_colour, workers=workers, pace=Pace(BATCH_TILES, in_flight)
-        )
+        features = stream_features(slide, wanted, mean_colour, workers=workers, pace=pace)
     np.testing.assert_array_equal(features, colours_of(painted, wanted))
 
 
@@ -130,20 +131,21 @@ def test_a_slow_extractor_slows_the_reader_down() -> None:
 
 @pytest.mark.parametrize(("in_flight", "most"), [(1, 1), (2, 2), (0, 6)])
 def test_no_more_requests_are_under_way_than_asked_for(in_flight: int, most: int) -> None:
-    lock, inside, seen = threading.Lock(), 0, 0
+    lock, inside, seen, senders = threading.Lock(), 0, 0, set()
 
     def infer(batch: NDArray[np.uint8]) -> NDArray[np.float32]:
         nonlocal inside, seen
         with lock:
             inside += 1
             seen = max(seen, inside)
+            senders.add(threading.get_ident())
         time.sleep(0.002)
         with lock:
             inside -= 1
         return mean_colour(batch)
 
     stream_features(Plain(), tiles(400), infer, workers=6, pace=Pace(BATCH_TILES, in_flight))
-    assert 1 <= seen <= most
+    assert 1 <= seen <= len(senders) <= most  # who has an answer sends the next request
 
 
 def test_the_reader_goes_on_while_a_request_is_under_way() -> None:
@@ -179,7 +181,8 @@ def test_the_slower_one_is_named(read_s: float, infer_s: float, bound: str, in_f
     assert (flow.tiles, str(flow.bound).split()[0]) == (160, bound)
 
 
-def test_a_failure_stops_the_stream() -> None:
+@pytest.mark.parametrize("in_flight", [0, 1])
+def test_a_failure_stops_the_stream(in_flight: int) -> None:
     asked = 0
 
     def infer(batch: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -187,8 +190,9 @@ def test_a_failure_stops_the_stream() -> None:
         asked += 1
         raise EngineError("no answer")
 
+    pace = Pace(BATCH_TILES, in_flight)
     with pytest.raises(EngineError, match="no answer"):
-        stream_features(Plain(), tiles(500), infer, workers=1)
+        stream_features(Plain(), tiles(500), infer, workers=1, pace=pace)
     assert asked < 500 // BATCH_TILES
 
 
@@ -201,7 +205,8 @@ def test_an_unreadable_tile_stops_the_stream() -> None:
         stream_features(Damaged(), tiles(500), mean_colour, workers=3, pace=ONE)
 
 
-def test_who_interrupts_does_not_wait_for_a_server_that_is_away() -> None:
+@pytest.mark.parametrize("in_flight", [0, 1])
+def test_who_interrupts_does_not_wait_for_a_server_that_is_away(in_flight: int) -> None:
     away, once = threading.Event(), threading.Lock()
 
     def infer(batch: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -210,8 +215,9 @@ def test_who_interrupts_does_not_wait_for_a_server_that_is_away() -> None:
         assert away.wait(10)
         return mean_colour(batch)
 
+    pace = Pace(BATCH_TILES, in_flight)
     with pytest.raises(KeyboardInterrupt):
-        stream_features(Plain(), tiles(100), infer, workers=2)
+        stream_features(Plain(), tiles(100), infer, workers=2, pace=pace)
     away.set()
 
 
@@ -219,6 +225,41 @@ def test_batches_cover_all_tiles_once() -> None:
     for count in (1, 15, 16, 17, 100):
         spans = batches(tiles(count), 16)
         assert [i for span in spans for i in span.tolist()] == list(range(count))
+
+
+@given(count=st.integers(1, 300), most=st.integers(1, 40), least=st.integers(1, 20))
+def test_a_small_slide_has_a_batch_for_every_core(count: int, most: int, least: int) -> None:
+    sizes = [len(span) for span in batches(tiles(count), most, least=least)]
+    assert sum(sizes) == count
+    assert max(sizes) <= most
+    assert len(sizes) >= min(count, least)
+
+
+def test_all_cores_read_the_same_batch() -> None:
+    lock, read, spread = threading.Lock(), [], []
+
+    class Telling(Plain):
+        def read_tiles(
+            self,
+            xy_l0: NDArray[np.int64],
+            *,
+            size_l0: tuple[int, int],
+            size_px: tuple[int, int],
+            out: NDArray[np.uint8],
+        ) -> None:
+            with lock:
+                read.append(len(xy_l0))
+            super().read_tiles(xy_l0, size_l0=size_l0, size_px=size_px, out=out)
+
+    def infer(batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+        with lock:
+            spread.append(sum(read))
+        return mean_colour(batch)
+
+    size = 10 * PIECE_TILES
+    stream_features(Telling(0.002), tiles(3 * size), infer, pace=Pace(size, in_flight=1))
+    assert set(read) == {PIECE_TILES}
+    assert size <= spread[0] < 2 * size  # the next one is not ready yet
 
 
 def test_a_wide_slide_is_read_in_stripes() -> None:
