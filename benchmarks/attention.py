@@ -10,7 +10,6 @@ runs in fresh processes, which alternate. That naive graph takes 14 GB.
 import argparse
 import json
 import multiprocessing
-import resource
 import statistics
 import time
 from dataclasses import asdict, dataclass
@@ -25,6 +24,7 @@ from figures import Figure, as_text
 
 from sagdeploy.export.attention import DOMAIN, OPERATOR, with_attention
 from sagdeploy.serving.runtime import load_graph
+from tests.peak import peak_mib, restart_peak
 
 HEADS, DIM = 8, 64
 MEMORY, TIME = 0.05, 1.0
@@ -93,10 +93,10 @@ def run(way: str, path: Path, tiles: int) -> Run:
     """In this process, which has run nothing before."""
     graph, large = load_graph(path), bag(tiles)
     graph.run(bag(100))
-    before, begun, begun_cpu = _peak_mib(), time.perf_counter(), time.process_time()
+    before, begun, begun_cpu = restart_peak(), time.perf_counter(), time.process_time()
     graph.run(large)
     took, cpu_s = time.perf_counter() - begun, time.process_time() - begun_cpu
-    return Run(way, _peak_mib() - before, took, cpu_s)
+    return Run(way, peak_mib() - before, took, cpu_s)
 
 
 def measure(paths: dict[str, Path], tiles: int) -> Round:
@@ -106,10 +106,6 @@ def measure(paths: dict[str, Path], tiles: int) -> Round:
         with multiprocessing.get_context("spawn").Pool(1) as apart:
             took[way] = apart.apply(run, (way, path, tiles))
     return took
-
-
-def _peak_mib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def main() -> None:

@@ -35,6 +35,7 @@ from sagdeploy.slides.tiling import TilePlan, Tiles
 from sagdeploy.view.matching import SlideFinder
 from sagdeploy.view.results import exhibits, read_results
 from sagdeploy.view.site import Site
+from tests.peak import peak_mib, restart_peak
 
 SIDE_L0, MPP = 224, 0.5
 
@@ -60,16 +61,9 @@ def cost_of(work: Callable[[], object]) -> Cost:
 
 
 def _measure(work: Callable[[], object], pipe: Connection) -> None:
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from what is in use
-    before, started = _status_mib("VmRSS"), time.perf_counter()
+    before, started = restart_peak(), time.perf_counter()
     work()
-    pipe.send((time.perf_counter() - started, _status_mib("VmHWM") - before))
-
-
-def _status_mib(name: str) -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    (line,) = (line for line in lines if line.startswith(f"{name}:"))
-    return int(line.split()[1]) / 1024
+    pipe.send((time.perf_counter() - started, peak_mib() - before))
 
 
 def write_slide(path: Path, size_l0: tuple[int, int]) -> None:

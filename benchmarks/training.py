@@ -12,7 +12,6 @@ are held against 15 commands of one seed each. Last, what a process takes to tra
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -32,6 +31,7 @@ from sagdeploy.training.batch import BagBatch, collate
 from sagdeploy.training.dataset import Bags
 from sagdeploy.training.state import new_state
 from sagdeploy.training.train import SeedTask, train_epoch
+from tests.peak import peak_mib, restart_peak
 
 SEEDS = 15
 TOLERANCE = 1e-5
@@ -202,10 +202,10 @@ def measure_memory(case: Case) -> float:
         bags = case.open(Path(scratch), case.batch)
         task = SeedTask(Path(scratch), case.settings(), len(CLASSES), bags, None, seed=0)
         state = new_state(task.settings, bags, classes=len(CLASSES), seed=0)
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        before = restart_peak()
         for _ in range(2):
             train_epoch(state, task)
-        return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+        return peak_mib() - before
 
 
 def tables(steps: Sequence[StepTime], arms: Sequence[ArmTime], memory: float) -> str:

@@ -7,7 +7,7 @@ is slow slows the others down.
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -128,12 +128,18 @@ def stream_features(
     ):
         for buffer in buffers:
             idle.put(buffer)
-        parts = pool.map(work, spans)
-        first = next(parts)
-        shelf = FeatureShelf(len(tiles), first.shape[1])
+        return _put_together(pool.map(work, spans), spans, len(tiles))
+
+
+def _put_together(
+    parts: Iterator[NDArray[np.float32]], spans: Sequence[NDArray[np.int64]], tiles: int
+) -> NDArray[np.float32]:
+    """Features (N, E) from those of each span, as they come."""
+    first = next(parts)
+    with FeatureShelf(tiles, first.shape[1]) as shelf:
         for span, part in zip(spans, chain([first], parts), strict=True):
             shelf.put(span, part)
-    return shelf.features
+        return shelf.all()
 
 
 @contextmanager

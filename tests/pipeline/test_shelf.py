@@ -1,13 +1,12 @@
 """Features wait in memory, or in a file that has no name and cannot fail later."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from sagdeploy.pipeline.shelf import HANDED_OVER_BYTES, LARGE_BYTES, FeatureShelf
+from sagdeploy.pipeline.shelf import LARGE_BYTES, FeatureShelf
+from tests.peak import growth_mib
 
 FEATURES = 64
 LARGE = LARGE_BYTES // (4 * FEATURES)
@@ -16,20 +15,24 @@ LARGE = LARGE_BYTES // (4 * FEATURES)
 
 @pytest.mark.parametrize("tiles", [1, LARGE - 1, LARGE, 3 * LARGE + 5])
 def test_features_come_out_as_they_were_put_in_any_order(tiles: int) -> None:
-    shelf = FeatureShelf(tiles, FEATURES)
     drawn = np.random.default_rng(tiles)
     expected = drawn.standard_normal((tiles, FEATURES), np.float32)
-    for numbers in np.array_split(drawn.permutation(tiles), -(-tiles // 1000)):
-        shelf.put(numbers, expected[numbers])
-    np.testing.assert_array_equal(shelf.features, expected)
+    runs = np.array_split(np.arange(tiles), -(-tiles // 7))  # of neighbours, some of which meet
+    order = np.concatenate([runs[number] for number in drawn.permutation(len(runs))])
+    with FeatureShelf(tiles, FEATURES) as shelf:
+        for numbers in np.array_split(order, -(-tiles // 1000)):
+            shelf.put(numbers, expected[numbers])
+        features = shelf.all()
+    np.testing.assert_array_equal(features, expected)
 
 
 def test_the_file_has_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    shelf = FeatureShelf(LARGE, FEATURES)
-    assert not list(tmp_path.iterdir())
+    with FeatureShelf(LARGE, FEATURES) as shelf:
+        features = shelf.all()
+        assert not list(tmp_path.iterdir())
     assert any(str(tmp_path) in name for name in _mapped())
-    del shelf
+    del features
     assert not any(str(tmp_path) in name for name in _mapped())
 
 
@@ -39,17 +42,16 @@ def _mapped() -> list[str]:
 
 def test_a_process_does_not_grow_while_it_puts_features_there() -> None:
     tiles = 8 * LARGE  # 128 MiB
-    code = f"""
-import resource, numpy as np
+    setup = f"""
+import numpy as np
 from sagdeploy.pipeline.shelf import FeatureShelf
 shelf, some = FeatureShelf({tiles}, {FEATURES}), np.ones((1000, {FEATURES}), np.float32)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+"""
+    work = f"""
 for start in range(0, {tiles} - 1000, 1000):
     shelf.put(np.arange(start, start + 1000), some)
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
 """
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert float(said.stdout) < 2 * HANDED_OVER_BYTES
+    assert growth_mib(setup, work) < 1
 
 
 def test_where_there_is_no_room_for_a_file_features_stay_in_memory(
@@ -57,7 +59,7 @@ def test_where_there_is_no_room_for_a_file_features_stay_in_memory(
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", "/proc")  # nobody makes files there
     caplog.set_level("INFO")
-    shelf = FeatureShelf(LARGE, FEATURES)
-    shelf.put(np.arange(LARGE), np.ones((LARGE, FEATURES), np.float32))
-    assert shelf.features.sum() == LARGE * FEATURES
+    with FeatureShelf(LARGE, FEATURES) as shelf:
+        shelf.put(np.arange(LARGE), np.ones((LARGE, FEATURES), np.float32))
+        assert shelf.all().sum() == LARGE * FEATURES
     assert "stay in memory" in caplog.text

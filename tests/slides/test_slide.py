@@ -1,8 +1,6 @@
 """Slides written as small TIFFs without loss, so that each pixel read can be told in advance."""
 
 import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +16,7 @@ from PIL import Image
 from sagdeploy.errors import MissingExtraError, SagError, SlideError
 from sagdeploy.slides.library import check_library
 from sagdeploy.slides.slide import BLOCK_PX, MAX_SIDE_PX, open_slide
+from tests.peak import growth_mib
 
 Pixels = NDArray[np.uint8]
 
@@ -232,23 +231,12 @@ def test_a_large_slide_without_a_pyramid_is_pictured_in_little_memory(tmp_path: 
         photometric="rgb",
         metadata=None,
     )
-    script = """
-import sys
-from pathlib import Path
-from sagdeploy.slides.slide import open_slide
-
-def peak():
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) // 1024
-
-before = peak()
-with open_slide(Path(sys.argv[1])) as slide:
+    setup = "from pathlib import Path\nfrom sagdeploy.slides.slide import open_slide"
+    work = f"""
+with open_slide(Path({str(tmp_path / "large.tif")!r})) as slide:
     assert slide.thumbnail(500).shape == (500, 500, 3)
-print(peak() - before)
 """
-    command = [sys.executable, "-c", script, str(tmp_path / "large.tif")]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    assert int(done.stdout) < 256  # of which OpenSlide's cache may take 128
+    assert growth_mib(setup, work) < 256  # of which OpenSlide's cache may take 128
 
 
 def refusal(path: Path) -> str:
