@@ -4,7 +4,6 @@ import sys
 import threading
 import time
 from collections import Counter
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from rich.markup import escape
@@ -40,14 +39,9 @@ class _Bar:
         self._bar.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, error: object, *_: object) -> None:
         self._bar.stop()
-        if kind is None:
+        if error is None:
             self._conclude()
 
     def _conclude(self) -> None:

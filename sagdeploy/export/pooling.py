@@ -72,17 +72,17 @@ pool (float[n, e] features) => (float[1, w] mean, float[1, n] attention)
   attention = Unsqueeze (shares, zero)
 }}
 """
-"""The node, but for what makes `ROWS` (1, r, w) and `SCORES` (1, r, 1) of `some` tiles (r, e)."""
+"""The node by blocks, but for what makes `ROWS` (1, r, w), `SCORES` (1, r, 1) of `some` (r, e)."""
 
 WHOLE = """
-pool (float[1, n, w] rows, float[1, n, 1] scores) => (float[1, w] mean, float[1, n] attention)
+pool (float[1, n, w] ROWS, float[1, n, 1] SCORES) => (float[1, w] mean, float[1, n] attention)
 {
   one = Constant <value_ints = [1]> ()
   last = Constant <value_ints = [-1]> ()
-  column = Softmax <axis = 1> (scores)
+  column = Softmax <axis = 1> (SCORES)
   attention = Squeeze (column, last)
   row = Unsqueeze (attention, one)
-  means = MatMul (row, rows)
+  means = MatMul (row, ROWS)
   mean = Squeeze (means, one)
 }
 """
@@ -105,7 +105,8 @@ def with_pooling(model: ModelProto) -> ModelProto:
     nodes = list[NodeProto]()
     for number, node in enumerate(model.graph.node):
         if (node.domain, node.op_type) == (DOMAIN, OPERATOR):
-            nodes += _spelled(node, _makers(node, model.graph), f"pool_{number}/")
+            made, prefix = _makers(node, model.graph), f"pool_{number}/"
+            nodes += _by_blocks(node, made, prefix) if made else _at_once(node, prefix)
         else:
             nodes.append(node)
     kept = _used(nodes, {output.name for output in model.graph.output})
@@ -128,26 +129,32 @@ def _makers(pool: NodeProto, graph: GraphProto) -> RowByRow | None:
     return RowByRow(open_names.pop(), tuple(reversed(nodes)))
 
 
-def _spelled(pool: NodeProto, made: RowByRow | None, prefix: str) -> list[NodeProto]:
+def _at_once(pool: NodeProto, prefix: str) -> list[NodeProto]:
     """What stands for a node, all new names with a prefix."""
-    given = dict(zip(("ROWS", "SCORES"), pool.input, strict=True))
-    outer = dict(zip(("mean", "attention"), pool.output, strict=True))
-    if made is None:
-        nodes = list(onnx.parser.parse_graph(WHOLE).node)
-        lower = {name.lower(): source for name, source in given.items()}
-        return _renamed(nodes, _own(nodes, prefix) | outer | lower)
+    nodes = list(onnx.parser.parse_graph(WHOLE).node)
+    return _renamed(nodes, _own(nodes, prefix) | _given(pool))
+
+
+def _by_blocks(pool: NodeProto, made: RowByRow, prefix: str) -> list[NodeProto]:
+    """The same as a loop, with the nodes that make rows and scores in it."""
     nodes = list(onnx.parser.parse_graph(POOL).node)
-    block = {made.features: f"{prefix}some"} | _own(made.nodes, prefix)
-    given = {name: block[source] for name, source in given.items()}
-    _renamed(nodes, _own(nodes, prefix) | outer | {"features": made.features} | given)
+    inside = _own(made.nodes, prefix) | {made.features: f"{prefix}some"}
+    given = {name: inside.get(taken, taken) for name, taken in _given(pool).items()}
+    _renamed(nodes, _own(nodes, prefix) | given | {"features": made.features})
     (loop,) = (node for node in nodes if node.op_type == "Loop")
     body = loop.attribute[0].g.node
     (at,) = (number for number, node in enumerate(body) if node.op_type == "Slice")
     copies = [NodeProto.FromString(node.SerializeToString()) for node in made.nodes]
-    inner = [*body[: at + 1], *_renamed(copies, block), *body[at + 1 :]]
+    filled = [*body[: at + 1], *_renamed(copies, inside), *body[at + 1 :]]
     del body[:]
-    body.extend(inner)
+    body.extend(filled)
     return nodes
+
+
+def _given(pool: NodeProto) -> dict[str, str]:
+    """What the texts above call the tensors of a node, and their names."""
+    names = ("ROWS", "SCORES", "mean", "attention")
+    return dict(zip(names, (*pool.input, *pool.output), strict=True))
 
 
 def _own(nodes: Iterable[NodeProto], prefix: str) -> dict[str, str]:

@@ -53,12 +53,7 @@ def export_run(
     plan = _plan(run, record)
     result = best_result(read_results(run))
     model = load_model(run, record, result)
-    extractor_onnx = extractor or run / EXTRACTOR_FILE
-    if not extractor_onnx.is_file():
-        raise ExportError(
-            f"{run}: holds no {EXTRACTOR_FILE}",
-            hint="pass --extractor FILE.onnx, which made the bags",
-        )
+    extractor_onnx = _existing(extractor or run / EXTRACTOR_FILE)
     with TemporaryDirectory() as folder:
         diagnosis_onnx = export_diagnosis(
             model,
@@ -85,6 +80,16 @@ def export_run(
             diagnosis_onnx=diagnosis_onnx,
             version=version,
         )
+
+
+def _existing(extractor_onnx: Path) -> Path:
+    """The same file; ExportError where it is none."""
+    if not extractor_onnx.is_file():
+        raise ExportError(
+            f"{extractor_onnx.parent}: holds no {extractor_onnx.name}",
+            hint="pass --extractor FILE.onnx, which made the bags",
+        )
+    return extractor_onnx
 
 
 def _plan(run: Path, record: TrainingRecord) -> TilePlan:
